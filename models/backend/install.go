@@ -1,5 +1,65 @@
+//go:build cgo && !noxla && ((linux && (amd64 || arm64)) || (darwin && arm64) || (windows && amd64))
+
 package backend
 
-import "errors"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
 
-func install(o Options) (string, error) { return "", errors.New("not yet") }
+	"github.com/gomlx/go-xla/installer"
+
+	"gobpo/models/fetch"
+)
+
+// The OpenXLA authors' CPU plugin, PJRT C API 0.81; go-xla 0.4.1 loads it as it is.
+var cpuPlugin = fetch.Asset{
+	Package: "xla-cpu-pjrt", Version: "0.0.1",
+	WheelSHA256: "55837b6b7b47daa717f2d9a5a03563ea0ceaa338d06a81a1e2d3f060d960decc", WheelSize: 63461052,
+	Member: "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so",
+	SHA256: "88c3f28c5900f48ad4a82cab9e79bba9537809743395e341485f8794268820dc", Size: 259284552,
+	Kind: "pjrt", File: "pjrt_c_api_cpu_plugin.so", // the name go-xla's search needs
+}
+
+// install brings a CPU plugin into the cache and returns its path: from pip where there is a wheel for this platform,
+// else by go-xla's own installer (its releases carry no checksum, hence second).
+func install(o Options) (string, error) {
+	if fetch.Offline(o.Offline) {
+		return "", fetch.ErrOffline
+	}
+	pipErr := fmt.Errorf("no pip package for %s/%s", runtime.GOOS, runtime.GOARCH)
+	if runtime.GOOS == "linux" && runtime.GOARCH == "amd64" {
+		var path string
+		if path, pipErr = cpuPlugin.Fetch(context.Background(), o.Log, o.Offline); pipErr == nil {
+			return path, nil
+		}
+		if errors.Is(pipErr, fetch.ErrChecksum) { // somebody's file, not the one we pinned: stop, look no further
+			return "", pipErr
+		}
+	}
+	fmt.Fprintf(o.Log, "backend: %s; trying go-xla's installer\n", oneLine(pipErr))
+	path, err := installGoXLA()
+	if err != nil {
+		return "", fmt.Errorf("%w; go-xla's installer: %w", pipErr, err)
+	}
+	return path, nil
+}
+
+// installGoXLA is a variable so that tests need no network.
+var installGoXLA = func() (string, error) {
+	dir, err := fetch.CacheDir("pjrt")
+	if err != nil {
+		return "", err
+	}
+	if err := installer.CPUAutoInstall(dir, true, installer.Quiet); err != nil {
+		return "", err
+	}
+	found, bad := FindPlugins()
+	for _, p := range found {
+		if p.matches("cpu") {
+			return p.Path, nil
+		}
+	}
+	return "", errors.Join(errors.New("it left no plugin in "+dir), bad)
+}
