@@ -1,0 +1,82 @@
+package data
+
+import (
+	"fmt"
+	"iter"
+)
+
+// LoadPrompts reads all prompts of a file: Parquet of schema prompts/v1, or
+// any layout an import knows in Parquet, JSONL or JSONL.gz (a preference
+// becomes its prompt with the chosen text as reference). Duplicates stay. An
+// ID is the content hash unless the row has one. The error, one line naming
+// the file and line or row, is the first row that is no prompt; an empty file
+// is an error too.
+func LoadPrompts(path string) ([]Prompt, error) {
+	var prompts []Prompt
+	for p, err := range promptsOf(path) {
+		if err != nil {
+			return nil, err
+		}
+		prompts = append(prompts, p)
+	}
+	if len(prompts) == 0 {
+		return nil, fmt.Errorf("%s: no prompts in it", path)
+	}
+	return prompts, nil
+}
+
+func promptsOf(path string) iter.Seq2[Prompt, error] {
+	return func(yield func(Prompt, error) bool) {
+		for r, err := range convertAll(path, "auto") {
+			if err == nil && r.skip != "" {
+				err = fmt.Errorf("%s: %s (`bpo data import` counts and leaves out such rows)", r.at, r.skip)
+			}
+			if err != nil {
+				yield(Prompt{}, err)
+				return
+			}
+			if !yield(r.asPrompt(), nil) {
+				return
+			}
+		}
+	}
+}
+
+// located is a converted row with the place it came from.
+type located struct {
+	row
+	at     string
+	layout string
+}
+
+// convertAll streams a file's rows in the given layout or, with "auto", the
+// one its first row shows.
+func convertAll(path, layout string) iter.Seq2[located, error] {
+	return func(yield func(located, error) bool) {
+		for raw, err := range rawRows(path) {
+			if err == nil && layout == "auto" {
+				layout, err = detect(raw)
+			}
+			var r row
+			if err == nil {
+				r, err = convert(raw, layout)
+			}
+			if err != nil {
+				yield(located{}, err)
+				return
+			}
+			if !yield(located{r, raw.at, layout}, nil) {
+				return
+			}
+		}
+	}
+}
+
+// asPrompt is the row's prompt; a preference's chosen text is its reference.
+func (r row) asPrompt() Prompt {
+	if r.prompt != nil {
+		return *r.prompt
+	}
+	p := r.pair
+	return Prompt{ID: ID(p.Prompt, p.Chosen), Prompt: p.Prompt, Reference: p.Chosen, Messages: p.Messages}
+}

@@ -1,0 +1,201 @@
+package data
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"os"
+	"unicode/utf8"
+
+	"github.com/parquet-go/parquet-go"
+)
+
+// maxLine bounds the memory one JSON line can take: longer is not a record.
+const maxLine = 64 << 20
+
+// rawRow is one row of a foreign file: its known keys, still JSON.
+type rawRow struct {
+	at     string // "file: line 12" or "file: row 12", the start of every message about it
+	fields map[string]json.RawMessage
+}
+
+// rawRows streams a JSONL, JSONL.gz or Parquet file; the content decides, not
+// the name. The first error ends the stream and names file and line or row.
+func rawRows(path string) iter.Seq2[rawRow, error] {
+	return func(yield func(rawRow, error) bool) {
+		parquetFile, err := isParquet(path)
+		switch {
+		case err != nil:
+			yield(rawRow{}, err)
+		case parquetFile:
+			rawParquet(path)(yield)
+		default:
+			rawLines(path)(yield)
+		}
+	}
+}
+
+func isParquet(path string) (bool, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	head := make([]byte, 4)
+	n, err := io.ReadFull(f, head)
+	if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return false, err
+	}
+	return string(head[:n]) == "PAR1", nil
+}
+
+func rawLines(path string) iter.Seq2[rawRow, error] {
+	return func(yield func(rawRow, error) bool) {
+		f, err := os.Open(path)
+		if err != nil {
+			yield(rawRow{}, err)
+			return
+		}
+		defer f.Close()
+		in := bufio.NewReaderSize(f, 1<<16)
+		if magic, _ := in.Peek(2); string(magic) == "\x1f\x8b" {
+			z, err := gzip.NewReader(in)
+			if err != nil {
+				yield(rawRow{}, fmt.Errorf("%s: corrupt gzip header: %w", path, err))
+				return
+			}
+			in = bufio.NewReaderSize(z, 1<<16)
+		}
+		var line []byte
+		for n := 1; ; n++ {
+			at := fmt.Sprintf("%s: line %d", path, n)
+			line, err = readLine(in, line[:0])
+			if err != nil && !errors.Is(err, io.EOF) {
+				yield(rawRow{}, fmt.Errorf("%s: %w", at, err))
+				return
+			}
+			last := err != nil
+			if n == 1 {
+				line = bytes.TrimPrefix(line, []byte("\ufeff"))
+			}
+			if len(bytes.TrimSpace(line)) > 0 {
+				fields, err := parseLine(line)
+				if err != nil {
+					yield(rawRow{}, fmt.Errorf("%s: %w", at, err))
+					return
+				}
+				if !yield(rawRow{at, fields}, nil) {
+					return
+				}
+			}
+			if last {
+				return
+			}
+		}
+	}
+}
+
+// readLine appends the next line to buf; io.EOF comes with the last one.
+func readLine(in *bufio.Reader, buf []byte) ([]byte, error) {
+	for {
+		part, err := in.ReadSlice('\n')
+		buf = append(buf, part...)
+		if len(buf) > maxLine {
+			return buf, fmt.Errorf("longer than %d MiB", maxLine>>20)
+		}
+		if !errors.Is(err, bufio.ErrBufferFull) {
+			return buf, err
+		}
+	}
+}
+
+// parseLine decodes one JSON object, keeping its values as JSON.
+func parseLine(line []byte) (map[string]json.RawMessage, error) {
+	if !utf8.Valid(line) { // encoding/json would put U+FFFD there and say nothing
+		return nil, errors.New("not valid UTF-8")
+	}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(line, &fields); err != nil {
+		if t := bytes.TrimSpace(line); len(t) > 0 && t[0] == '[' {
+			return nil, errors.New("a JSON array where one object a line is expected")
+		}
+		return nil, fmt.Errorf("not a JSON object: %w", err)
+	}
+	if fields == nil {
+		return nil, errors.New("null where a JSON object is expected")
+	}
+	return fields, nil
+}
+
+// rawParquet reads only the columns some layout knows, whatever else there is.
+func rawParquet(path string) iter.Seq2[rawRow, error] {
+	return func(yield func(rawRow, error) bool) {
+		row, stopped := int64(0), false
+		err := guard(path, &row, func() error {
+			f, pf, err := openParquet(path)
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			if s, ours := pf.Lookup(SchemaKey); ours && s != Schema[Prompt]() && s != Schema[Preference]() {
+				return fmt.Errorf("%s: schema %s, want %s or %s", path, s, Schema[Prompt](), Schema[Preference]())
+			}
+			columns := parquet.Group{}
+			for _, c := range pf.Schema().Fields() {
+				if knownKeys[c.Name()] {
+					columns[c.Name()] = c
+				}
+			}
+			if len(columns) == 0 {
+				return fmt.Errorf("%s: no column a layout knows (prompt, chosen, messages, …)", path)
+			}
+			r := parquet.NewGenericReader[any](pf, parquet.NewSchema("import", columns))
+			defer r.Close()
+			var bad error
+			err = readAll(path, r, pf.NumRows(), &row, func(v any) bool {
+				at := fmt.Sprintf("%s: row %d", path, row)
+				fields, err := jsonFields(v)
+				if err != nil {
+					bad = fmt.Errorf("%s: %w", at, err)
+					return false
+				}
+				stopped = !yield(rawRow{at, fields}, nil)
+				return !stopped
+			})
+			return errors.Join(err, bad)
+		})
+		if err != nil && !stopped {
+			yield(rawRow{}, err)
+		}
+	}
+}
+
+func jsonFields(v any) (map[string]json.RawMessage, error) {
+	m, ok := v.(map[string]any)
+	if !ok {
+		return nil, fmt.Errorf("unexpected Parquet row type %T", v)
+	}
+	fields := make(map[string]json.RawMessage, len(m))
+	for k, v := range m {
+		if v == nil {
+			continue // a null column is an absent key
+		}
+		if b, ok := v.([]byte); ok { // BYTE_ARRAY without a string annotation
+			v = string(b)
+		}
+		if s, ok := v.(string); ok && !utf8.ValidString(s) {
+			return nil, fmt.Errorf("column %q: not valid UTF-8", k)
+		}
+		b, err := json.Marshal(v)
+		if err != nil {
+			return nil, fmt.Errorf("column %q: %w", k, err)
+		}
+		fields[k] = b
+	}
+	return fields, nil
+}
