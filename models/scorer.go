@@ -1,0 +1,136 @@
+package models
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+)
+
+// Scorer computes completion log-probs under any policy of one architecture, from host slices to host slices.
+// Safe for concurrent use.
+type Scorer struct {
+	backend compute.Backend
+	config  Config
+	bucket  func(int) int
+	mu      sync.Mutex
+	execs   map[float64]*Exec // by LoRA scale, which is a constant of the graph
+}
+
+// NewScorer scores with bucket as the padding rule; nil is Bucket.
+func NewScorer(b compute.Backend, c Config, bucket func(int) int) *Scorer {
+	if bucket == nil {
+		bucket = Bucket
+	}
+	return &Scorer{backend: b, config: c, bucket: bucket, execs: map[float64]*Exec{}}
+}
+
+func (s *Scorer) exec(l LoRA) *Exec {
+	scale := 0.0
+	if l.Rank > 0 {
+		scale = l.Scale()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	e, ok := s.execs[scale]
+	if !ok {
+		e = NewExec(s.backend, "score", func(sets []NodeSet, in []*graph.Node) ([]NodeSet, []*graph.Node) {
+			p := Params{Base: sets[0], Adapter: sets[1], LoRA: l}
+			return nil, []*graph.Node{s.config.CompletionLogProbs(p, in[0], in[1], in[2], in[3])}
+		})
+		s.execs[scale] = e
+	}
+	return e
+}
+
+// LogProbs gives log p of every completion token, as [row][completion][token]; K must be equal over the rows. Rows of
+// alike length share a batch of the given size; the result keeps the rows' order. ctx is looked at between batches.
+func (s *Scorer) LogProbs(ctx context.Context, p Policy, rows []Row, batch int) ([][][]float32, error) {
+	if len(rows) == 0 {
+		return nil, nil
+	}
+	k := len(rows[0].Completions)
+	order := make([]int, len(rows))
+	for i, row := range rows {
+		order[i] = i
+		if len(row.Prompt) == 0 {
+			return nil, fmt.Errorf("row %d: the prompt has no tokens", i)
+		}
+		if len(row.Completions) != k {
+			return nil, fmt.Errorf("row %d has %d completions, row 0 has %d", i, len(row.Completions), k)
+		}
+		if n := len(row.Prompt) + longest(row); n > s.config.MaxPositions {
+			return nil, fmt.Errorf("row %d: %d prompt and completion tokens, the model takes %d", i, n, s.config.MaxPositions)
+		}
+	}
+	type widths struct{ prompt, completion int }
+	width := func(i int) widths { return widths{s.bucket(len(rows[i].Prompt)), s.bucket(longest(rows[i]))} }
+	slices.SortStableFunc(order, func(a, b int) int {
+		x, y := width(a), width(b)
+		return cmp.Or(cmp.Compare(x.prompt, y.prompt), cmp.Compare(x.completion, y.completion))
+	})
+	base, adapter := p.Sets()
+	exec, out := s.exec(p.LoRA()), make([][][]float32, len(rows))
+	for len(order) > 0 {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		w, n := width(order[0]), 1
+		for n < min(batch, len(order)) && width(order[n]) == w {
+			n++
+		}
+		chunk := make([]Row, n)
+		for i, o := range order[:n] {
+			chunk[i] = rows[o]
+		}
+		in := PackRows(chunk, batch, w.prompt, w.completion, k, 0)
+		_, res, err := exec.Call([]Arg{{Set: base}, {Set: adapter}}, in...)
+		finalize(in)
+		if err != nil {
+			return nil, err
+		}
+		flat, err := tensors.CopyFlatData[float32](res[0])
+		finalize(res)
+		if err != nil {
+			return nil, fmt.Errorf("score: %w", err)
+		}
+		for i, o := range order[:n] {
+			out[o] = make([][]float32, k)
+			for j, c := range rows[o].Completions {
+				start := (i*k + j) * w.completion
+				out[o][j] = slices.Clone(flat[start : start+len(c)])
+			}
+		}
+		order = order[n:]
+	}
+	return out, nil
+}
+
+// Finalize frees the compiled functions.
+func (s *Scorer) Finalize() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, e := range s.execs {
+		e.Finalize()
+	}
+	clear(s.execs)
+}
+
+func longest(r Row) int {
+	n := 0
+	for _, c := range r.Completions {
+		n = max(n, len(c))
+	}
+	return n
+}
+
+func finalize(ts []*tensors.Tensor) {
+	for _, t := range ts {
+		_ = t.FinalizeAll()
+	}
+}
