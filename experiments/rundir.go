@@ -1,0 +1,166 @@
+package experiments
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"github.com/gofrs/flock"
+)
+
+// State of a run, as its manifest has it.
+type State string
+
+// A run that was killed stays Running in its manifest; its lock is free, so the next sweep continues it.
+const (
+	Pending State = "pending"
+	Running State = "running"
+	Done    State = "done"
+	Failed  State = "failed"
+)
+
+// Manifest says what a run directory holds and how it came to be.
+type Manifest struct {
+	State    State             `json:"state"`
+	Error    string            `json:"error,omitempty"`
+	Hash     string            `json:"hash"`
+	Study    string            `json:"study"`
+	Method   string            `json:"method,omitempty"`
+	Backend  string            `json:"backend,omitempty"`  // as opened, with its version
+	Versions map[string]string `json:"versions,omitempty"` // of this program, Go and the modules that compute
+	Data     map[string]string `json:"data,omitempty"`     // content hashes of prompts and model
+	Started  time.Time         `json:"started,omitzero"`
+	Finished time.Time         `json:"finished,omitzero"`
+	Seconds  float64           `json:"seconds,omitempty"` // of work, over all attempts
+	Attempts int               `json:"attempts,omitempty"`
+}
+
+// RunDir is a run directory this process holds the lock of.
+type RunDir struct {
+	Path     string
+	Manifest Manifest
+	lock     *flock.Flock
+}
+
+// ErrLocked is wrapped by the error of OpenRun where another process works in the directory.
+var ErrLocked = errors.New("another process is using this run directory")
+
+// OpenRun makes the directory if need be, locks it and reads its manifest. Close releases the lock.
+func OpenRun(path string) (*RunDir, error) {
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return nil, fmt.Errorf("run directory: %w", err)
+	}
+	r := &RunDir{Path: path, lock: flock.New(filepath.Join(path, "lock"))}
+	ok, err := r.lock.TryLock()
+	if err != nil {
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	if !ok {
+		return nil, fmt.Errorf("%s: %w", path, ErrLocked)
+	}
+	m, err := ReadManifest(path)
+	if err != nil {
+		r.Close()
+		return nil, err
+	}
+	r.Manifest = m
+	return r, nil
+}
+
+// Close releases the directory for other processes.
+func (r *RunDir) Close() error { return r.lock.Close() }
+
+// Save writes the manifest.
+func (r *RunDir) Save() error { return writeJSON(filepath.Join(r.Path, "manifest.json"), r.Manifest) }
+
+// ReadManifest reads a run directory's manifest without the lock; a directory without one is Pending.
+func ReadManifest(path string) (Manifest, error) {
+	m := Manifest{State: Pending}
+	err := readJSON(filepath.Join(path, "manifest.json"), &m)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return m, err
+}
+
+// versions names what computed a result: this module, Go, and the modules whose numerics matter.
+func versions() map[string]string {
+	v := map[string]string{}
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return v
+	}
+	v["go"] = info.GoVersion
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" || s.Key == "vcs.modified" {
+			v[s.Key] = s.Value
+		}
+	}
+	for _, dep := range info.Deps {
+		switch dep.Path {
+		case "github.com/gomlx/gomlx", "github.com/gomlx/go-xla", "github.com/gomlx/compute":
+			v[dep.Path] = dep.Version
+		}
+	}
+	return v
+}
+
+func readJSON(path string, into any) error {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(raw, into); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return nil
+}
+
+func writeJSON(path string, v any) error {
+	raw, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	return WriteFile(path, append(raw, '\n'))
+}
+
+// WriteFile replaces a file in one step: whoever reads it, after a crash at any moment too, sees the old bytes or
+// the new ones.
+func WriteFile(path string, raw []byte) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	defer func() {
+		if err != nil {
+			f.Close()
+			os.Remove(f.Name())
+			err = fmt.Errorf("write %s: %w", path, err)
+		}
+	}()
+	if _, err = f.Write(raw); err != nil {
+		return err
+	}
+	if err = f.Chmod(0o644); err != nil {
+		return err
+	}
+	if err = f.Sync(); err != nil {
+		return err
+	}
+	if err = f.Close(); err != nil {
+		return err
+	}
+	if err = os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	if d, derr := os.Open(filepath.Dir(path)); derr == nil { // makes the rename durable where the system can
+		_ = d.Sync()
+		d.Close()
+	}
+	return nil
+}

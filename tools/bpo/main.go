@@ -1,0 +1,79 @@
+// Command bpo trains, sweeps and evaluates preference-optimised language models.
+//
+// Every verb is one file of this directory. An error is one readable line on standard error and a non-zero
+// exit status; -v adds the trace where graph code failed.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"gobpo/experiments"
+)
+
+func main() {
+	// A second signal kills at once: the first cancels the context, and stop restores the default action.
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+func newRootCmd() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "bpo",
+		Short: "Preference optimisation with the behaviour policy as reference (BPO), and its relatives",
+		Long: `bpo trains language models from preferences. Three words of a configuration say which method it is:
+who samples (behavior, refreshed F times), whom the loss stays close to (reference), and where the pairs
+come from (data). bpo sweep runs the grid over them; bpo report draws it.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+	}
+	f := root.PersistentFlags()
+	f.String("backend", "", "auto, xla, xla:cpu, xla:cuda, xla:/path/plugin.so or go (default: the configuration's, else $GOMLX_BACKEND, else the best found)")
+	f.Bool("offline", false, "never download anything")
+	f.BoolP("verbose", "v", false, "more messages, and the trace of a failure inside graph code")
+	root.AddCommand(
+		newValidateCmd(), newShowCmd(),
+	)
+	return root
+}
+
+// run executes one command line and returns the exit status.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := newRootCmd()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := experiments.Guard(func() error { return root.ExecuteContext(ctx) })
+	if err == nil {
+		return 0
+	}
+	verbose, _ := root.PersistentFlags().GetBool("verbose")
+	fmt.Fprintln(stderr, "bpo: "+message(ctx, err, verbose))
+	return 1
+}
+
+// message turns an error into its line for people; with verbose the trace of a recovered panic follows.
+func message(ctx context.Context, err error, verbose bool) string {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return "stopped; the same command continues where this left off"
+	}
+	line := strings.Join(strings.Fields(err.Error()), " ")
+	var p *experiments.PanicError
+	if errors.As(err, &p) {
+		if verbose {
+			return line + "\n" + p.Trace()
+		}
+		return line + " (run again with -v for the trace)"
+	}
+	return line
+}
