@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// row is what a converter makes of a rawRow: one of the two records, or the
-// reason there is none.
+// row is what a converter makes of a rawRow: one of the two records, the
+// reason an import leaves it out, or both (a record too flawed to keep).
 type row struct {
 	prompt *Prompt
 	pair   *Preference
@@ -84,7 +84,7 @@ func convertPrompt(r rawRow, layout string) (row, error) {
 			return row{}, err
 		}
 	}
-	return finishPrompt(p, r)
+	return finishPrompt(p), nil
 }
 
 // reply is a completion: text, or a list of exactly one assistant message.
@@ -115,31 +115,34 @@ func convertConversation(r rawRow) (row, error) {
 	if n == 0 || msgs[n].Role != "assistant" {
 		return row{skip: SkipNoReply}, nil
 	}
-	return finishPrompt(&Prompt{Prompt: RenderMessages(msgs[:n]), Messages: msgs[:n], Reference: msgs[n].Content}, r)
+	return finishPrompt(&Prompt{Prompt: RenderMessages(msgs[:n]), Messages: msgs[:n], Reference: msgs[n].Content}), nil
 }
 
-func finishPrompt(p *Prompt, r rawRow) (row, error) {
-	if strings.TrimSpace(p.Prompt) == "" {
-		return row{}, fmt.Errorf("%s: the prompt is empty", r.at)
-	}
+func finishPrompt(p *Prompt) row {
 	if p.ID == "" {
 		p.ID = ID(p.Prompt, p.Reference)
 	}
-	return row{prompt: p}, nil
+	if strings.TrimSpace(p.Prompt) == "" {
+		return row{prompt: p, skip: SkipEmptyPrompt}
+	}
+	return row{prompt: p}
 }
 
 func finishPair(p *Preference) row {
-	switch {
-	case p.Chosen == p.Rejected:
-		return row{skip: SkipIdentical}
-	case strings.TrimSpace(p.Chosen) == "" || strings.TrimSpace(p.Rejected) == "":
-		return row{skip: SkipEmpty}
-	}
 	if p.PromptID == "" {
 		p.PromptID = ID(p.Prompt, p.Reference)
 	}
 	if p.ID == "" {
 		p.ID = ID(p.Prompt, p.Chosen, p.Rejected)
 	}
-	return row{pair: p}
+	r := row{pair: p}
+	switch {
+	case strings.TrimSpace(p.Prompt) == "":
+		r.skip = SkipEmptyPrompt
+	case p.Chosen == p.Rejected:
+		r.skip = SkipIdentical
+	case strings.TrimSpace(p.Chosen) == "" || strings.TrimSpace(p.Rejected) == "":
+		r.skip = SkipEmpty
+	}
+	return r
 }

@@ -9,11 +9,12 @@ import (
 
 // Reasons a well-formed row is counted and left out of an import.
 const (
-	SkipIdentical = "chosen and rejected are identical"
-	SkipEmpty     = "a completion is empty"
-	SkipNoPrompt  = "no prompt: the two texts share no complete turn"
-	SkipDiverged  = "the conversations diverge before the last reply"
-	SkipNoReply   = "the prompt is not followed by exactly one assistant reply"
+	SkipEmptyPrompt = "the prompt is empty"
+	SkipIdentical   = "chosen and rejected are identical"
+	SkipEmpty       = "a completion is empty"
+	SkipNoPrompt    = "no prompt: the two texts share no complete turn"
+	SkipDiverged    = "the conversations diverge before the last reply"
+	SkipNoReply     = "the prompt is not followed by exactly one assistant reply"
 )
 
 // Layouts are the row shapes an import understands; "auto" picks one by a

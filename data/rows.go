@@ -171,21 +171,10 @@ func wantColumns[T Record](pf *parquet.File, path string) error {
 	return nil
 }
 
-// Metadata returns the key-value metadata of a Parquet file of any schema, and
-// its row count, without reading rows.
-func Metadata(path string) (meta map[string]string, rows int64, err error) {
-	row := int64(0)
-	err = guard(path, &row, func() error {
-		f, pf, err := openParquet(path)
-		if err != nil {
-			return err
-		}
-		defer f.Close()
-		meta, rows = map[string]string{}, pf.NumRows()
-		for _, kv := range pf.Metadata().KeyValueMetadata {
-			meta[kv.Key] = kv.Value
-		}
-		return nil
-	})
-	return meta, rows, err
+func metadataOf(pf *parquet.File) map[string]string {
+	meta := map[string]string{}
+	for _, kv := range pf.Metadata().KeyValueMetadata {
+		meta[kv.Key] = kv.Value
+	}
+	return meta
 }

@@ -33,7 +33,7 @@ func rawRows(path string) iter.Seq2[rawRow, error] {
 		case err != nil:
 			yield(rawRow{}, err)
 		case parquetFile:
-			rawParquet(path)(yield)
+			rawParquet(path, false)(yield)
 		default:
 			rawLines(path)(yield)
 		}
@@ -132,8 +132,8 @@ func parseLine(line []byte) (map[string]json.RawMessage, error) {
 	return fields, nil
 }
 
-// rawParquet reads only the columns some layout knows, whatever else there is.
-func rawParquet(path string) iter.Seq2[rawRow, error] {
+// rawParquet reads the columns some layout knows, or all.
+func rawParquet(path string, all bool) iter.Seq2[rawRow, error] {
 	return func(yield func(rawRow, error) bool) {
 		row, stopped := int64(0), false
 		err := guard(path, &row, func() error {
@@ -142,12 +142,12 @@ func rawParquet(path string) iter.Seq2[rawRow, error] {
 				return err
 			}
 			defer f.Close()
-			if s, ours := pf.Lookup(SchemaKey); ours && s != Schema[Prompt]() && s != Schema[Preference]() {
+			if s, ours := pf.Lookup(SchemaKey); !all && ours && s != Schema[Prompt]() && s != Schema[Preference]() {
 				return fmt.Errorf("%s: schema %s, want %s or %s", path, s, Schema[Prompt](), Schema[Preference]())
 			}
 			columns := parquet.Group{}
 			for _, c := range pf.Schema().Fields() {
-				if knownKeys[c.Name()] {
+				if all || knownKeys[c.Name()] {
 					columns[c.Name()] = c
 				}
 			}
@@ -192,8 +192,8 @@ func jsonFields(v any) (map[string]json.RawMessage, error) {
 			return nil, fmt.Errorf("column %q: not valid UTF-8", k)
 		}
 		b, err := json.Marshal(v)
-		if err != nil {
-			return nil, fmt.Errorf("column %q: %w", k, err)
+		if err != nil { // NaN, say: no JSON number, and in no column a layout reads
+			b, _ = json.Marshal(fmt.Sprint(v))
 		}
 		fields[k] = b
 	}

@@ -93,26 +93,40 @@ func (w *Writer[T]) flush() error {
 	return nil
 }
 
+// SetMetadata adds or replaces an entry of the file's key-value metadata; it
+// may come any time before Close.
+func (w *Writer[T]) SetMetadata(key, value string) {
+	if key != SchemaKey && !w.done {
+		w.pw.SetKeyValueMetadata(key, value)
+	}
+}
+
 // Close completes the file and puts it in place of whatever was at its path.
 func (w *Writer[T]) Close() error {
 	if w.done {
 		return w.err
 	}
+	if err := w.complete(); err != nil {
+		return err
+	}
+	return w.commit()
+}
+
+// complete makes the temporary file whole and durable.
+func (w *Writer[T]) complete() error {
 	if err := w.flush(); err != nil {
 		return err
 	}
-	if err := w.pw.Close(); err != nil {
-		return w.fail(err)
+	for _, step := range []func() error{w.pw.Close, w.buf.Flush, w.f.Sync, w.f.Close} {
+		if err := step(); err != nil {
+			return w.fail(err)
+		}
 	}
-	if err := w.buf.Flush(); err != nil {
-		return w.fail(err)
-	}
-	if err := w.f.Sync(); err != nil {
-		return w.fail(err)
-	}
-	if err := w.f.Close(); err != nil {
-		return w.fail(err)
-	}
+	return nil
+}
+
+// commit puts the completed file at its path.
+func (w *Writer[T]) commit() error {
 	if err := os.Rename(w.tmp, w.path); err != nil {
 		return w.fail(err)
 	}
