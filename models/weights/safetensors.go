@@ -1,0 +1,186 @@
+// Package weights reads and writes model weights: safetensors files (whole or sharded) and GGUF files.
+//
+// Readers check the whole header against the file's size before anything is allocated, then read one tensor at a
+// time straight into its memory; no file is ever held twice. Errors name the file, the tensor, what was found and
+// what was expected.
+package weights
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/tensors"
+)
+
+// maxHeader bounds a safetensors header in bytes, as the reference implementation does.
+const maxHeader = 100_000_000
+
+var safetensorsTypes = map[string]dtypes.DType{
+	"BOOL": dtypes.Bool, "U8": dtypes.Uint8, "I8": dtypes.Int8, "U16": dtypes.Uint16, "I16": dtypes.Int16,
+	"U32": dtypes.Uint32, "I32": dtypes.Int32, "U64": dtypes.Uint64, "I64": dtypes.Int64,
+	"F16": dtypes.Float16, "BF16": dtypes.BFloat16, "F32": dtypes.Float32, "F64": dtypes.Float64,
+}
+
+// File is an open safetensors file, or the set of shards an index names. Its methods may be called concurrently.
+type File struct {
+	entries  map[string]entry
+	metadata map[string]string
+	files    []*os.File
+}
+
+// entry is where one tensor lies.
+type entry struct {
+	shape      shapes.Shape
+	begin, end int64 // bytes in r
+	r          io.ReaderAt
+	file       string // for messages
+}
+
+// Open opens a .safetensors file, a model.safetensors.index.json with its shards, or a directory holding
+// model.safetensors or that index.
+func Open(path string) (*File, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("safetensors: %w", err)
+	}
+	if info.IsDir() {
+		for _, name := range []string{"model.safetensors", "model.safetensors.index.json"} {
+			if _, err := os.Stat(filepath.Join(path, name)); err == nil {
+				return Open(filepath.Join(path, name))
+			}
+		}
+		return nil, fmt.Errorf("safetensors: %s holds neither model.safetensors nor model.safetensors.index.json", path)
+	}
+	f := &File{entries: map[string]entry{}}
+	if strings.HasSuffix(path, ".index.json") {
+		err = f.openIndex(path)
+	} else {
+		err = f.openShard(path)
+	}
+	if err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func (f *File) openShard(path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("safetensors: %w", err)
+	}
+	f.files = append(f.files, file)
+	info, err := file.Stat()
+	if err != nil {
+		return fmt.Errorf("safetensors: %w", err)
+	}
+	entries, metadata, err := parseSafetensors(file, info.Size())
+	if err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	for name, e := range entries {
+		if other, dup := f.entries[name]; dup {
+			return fmt.Errorf("%s: tensor %q is also in %s", path, name, other.file)
+		}
+		e.file = path
+		f.entries[name] = e
+	}
+	if f.metadata == nil {
+		f.metadata = metadata
+	}
+	return nil
+}
+
+// openIndex opens all shards of an index; index and shards must list the same tensors.
+func (f *File) openIndex(path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("safetensors: %w", err)
+	}
+	var index struct {
+		WeightMap map[string]string `json:"weight_map"`
+	}
+	if err := json.Unmarshal(data, &index); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	if len(index.WeightMap) == 0 {
+		return fmt.Errorf("%s: no weight_map", path)
+	}
+	for _, shard := range slices.Compact(slices.Sorted(maps.Values(index.WeightMap))) {
+		if !filepath.IsLocal(shard) {
+			return fmt.Errorf("%s: shard %q lies outside the index's directory", path, shard)
+		}
+		if err := f.openShard(filepath.Join(filepath.Dir(path), shard)); err != nil {
+			return err
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(index.WeightMap)) {
+		want := filepath.Join(filepath.Dir(path), index.WeightMap[name])
+		if e, ok := f.entries[name]; !ok || e.file != want {
+			return fmt.Errorf("%s: tensor %q is not in %s", path, name, want)
+		}
+	}
+	for _, name := range f.Names() {
+		if _, ok := index.WeightMap[name]; !ok {
+			return fmt.Errorf("%s: %s holds tensor %q, which the index does not list", path, f.entries[name].file, name)
+		}
+	}
+	return nil
+}
+
+// Names lists the tensors, sorted.
+func (f *File) Names() []string { return slices.Sorted(maps.Keys(f.entries)) }
+
+// Metadata is the header's __metadata__ (of the first shard); nil if there is none.
+func (f *File) Metadata() map[string]string { return f.metadata }
+
+// Info returns a tensor's dtype and shape.
+func (f *File) Info(name string) (shapes.Shape, bool) {
+	e, ok := f.entries[name]
+	return e.shape, ok
+}
+
+// Tensor reads one tensor into host memory of its own.
+func (f *File) Tensor(name string) (*tensors.Tensor, error) {
+	e, ok := f.entries[name]
+	if !ok {
+		return nil, fmt.Errorf("safetensors: no tensor %q", name)
+	}
+	t := tensors.FromShape(e.shape)
+	if e.begin == e.end {
+		return t, nil
+	}
+	var readErr error
+	err := t.MutableBytes(func(data []byte) {
+		if _, readErr = e.r.ReadAt(data, e.begin); readErr == nil && e.shape.DType == dtypes.Bool {
+			if slices.ContainsFunc(data, func(b byte) bool { return b > 1 }) {
+				clear(data) // a Go bool that is neither 0 nor 1 must not get out
+				readErr = errors.New("a BOOL is neither 0 nor 1")
+			}
+		}
+	})
+	if err = errors.Join(err, readErr); err != nil {
+		t.FinalizeAll()
+		return nil, fmt.Errorf("%s: tensor %q: %w", e.file, name, err)
+	}
+	return t, nil
+}
+
+// Close closes the files; tensors already read stay valid.
+func (f *File) Close() error {
+	var errs []error
+	for _, file := range f.files {
+		errs = append(errs, file.Close())
+	}
+	f.files = nil
+	return errors.Join(errs...)
+}
