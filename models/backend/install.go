@@ -13,15 +13,6 @@ import (
 	"gobpo/models/fetch"
 )
 
-// The OpenXLA authors' CPU plugin, PJRT C API 0.81; go-xla 0.4.1 loads it as it is.
-var cpuPlugin = fetch.Asset{
-	Package: "xla-cpu-pjrt", Version: "0.0.1",
-	WheelSHA256: "55837b6b7b47daa717f2d9a5a03563ea0ceaa338d06a81a1e2d3f060d960decc", WheelSize: 63461052,
-	Member: "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so",
-	SHA256: "88c3f28c5900f48ad4a82cab9e79bba9537809743395e341485f8794268820dc", Size: 259284552,
-	Kind: "pjrt", File: "pjrt_c_api_cpu_plugin.so", // the name go-xla's search needs
-}
-
 // install brings a CPU plugin into the cache and returns its path: from pip where there is a wheel for this platform,
 // else by go-xla's own installer (its releases carry no checksum, hence second).
 func install(o Options) (string, error) {

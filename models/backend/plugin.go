@@ -54,6 +54,23 @@ func FindPlugins() ([]Plugin, error) {
 	return found, errors.Join(bad...)
 }
 
+// The OpenXLA authors' CPU plugin, PJRT C API 0.81; go-xla 0.4.1 loads it as it is.
+var cpuPlugin = fetch.Asset{
+	Package: "xla-cpu-pjrt", Version: "0.0.1",
+	WheelSHA256: "55837b6b7b47daa717f2d9a5a03563ea0ceaa338d06a81a1e2d3f060d960decc", WheelSize: 63461052,
+	Member: "xla_plugins/xla_cpu_pjrt/xla_cpu_pjrt.so",
+	SHA256: "88c3f28c5900f48ad4a82cab9e79bba9537809743395e341485f8794268820dc", Size: 259284552,
+	Kind: "pjrt", File: "pjrt_c_api_cpu_plugin.so", // the name go-xla's search needs
+}
+
+// Verify hashes the plugin if it is the one this package installs; of others there is no checksum to compare with.
+func (p Plugin) Verify() (checked bool, err error) {
+	if path, ok := cpuPlugin.Path(); !ok || path != p.Path {
+		return false, nil
+	}
+	return true, cpuPlugin.Verify()
+}
+
 // matches says whether p answers to name: "cpu" also names a versioned "cpu_v0.114.0".
 func (p Plugin) matches(name string) bool {
 	return p.Name == name || strings.HasPrefix(p.Name, name+"_")
