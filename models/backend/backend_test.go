@@ -125,12 +125,12 @@ func TestFindPlugins(t *testing.T) {
 	library(t, filepath.Join(first, "libother.so"), -1)
 	library(t, filepath.Join(second, "pjrt-plugin-cuda.so"), -1)
 	library(t, filepath.Join(second, "pjrt_c_api_tpu_plugin.so"), 4096)
-	library(t, filepath.Join(cache, "pjrt_c_api_cpu_plugin.so"), -1)
+	library(t, filepath.Join(cache, "pjrt_plugin_cpu.so"), -1)
 	found, bad := FindPlugins()
 	want := []Plugin{
 		{"cpu_v0.114.0", filepath.Join(first, "pjrt_c_api_cpu_v0.114.0_plugin.so")},
 		{"cuda", filepath.Join(second, "pjrt-plugin-cuda.so")},
-		{"cpu", filepath.Join(cache, "pjrt_c_api_cpu_plugin.so")},
+		{"cpu", filepath.Join(cache, "pjrt_plugin_cpu.so")},
 	}
 	if len(found) != len(want) {
 		t.Fatalf("found %v, want %v", found, want)

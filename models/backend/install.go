@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"runtime"
 
 	"github.com/gomlx/go-xla/installer"
@@ -19,13 +18,6 @@ import (
 func install(o Options) (string, error) {
 	if fetch.Offline(o.Offline) {
 		return "", fetch.ErrOffline
-	}
-	// Fetch trusts a file of the right size; that we are here means it could not be used.
-	if path, ok := cpuPlugin.Path(); ok && cpuPlugin.Verify() != nil {
-		fmt.Fprintf(o.Log, "backend: %s is damaged; installing it again\n", path)
-		if err := os.Remove(path); err != nil {
-			return "", err
-		}
 	}
 	pipErr := fmt.Errorf("no pip package for %s/%s", runtime.GOOS, runtime.GOARCH)
 	if runtime.GOOS == "linux" && runtime.GOARCH == "amd64" {

@@ -136,7 +136,13 @@ func ldConfDirs(path string, depth int) []string {
 
 // checkPlugin refuses a shared library whose file is shorter than its own headers say: loading one ends the process
 // with SIGBUS. Only ELF files are checked.
+//
+// The plugin we installed is also checked to be unchanged: pages of zeros within make the dynamic linker end the
+// process too.
 func checkPlugin(path string) error {
+	if ours, ok := cpuPlugin.Path(); path == ours && !ok {
+		return fmt.Errorf("plugin %s is damaged: not the file that was installed", path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("plugin %s: %w", path, err)

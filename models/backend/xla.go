@@ -29,18 +29,9 @@ func openXLA(s spec, o Options) (compute.Backend, error) {
 	found, bad := FindPlugins()
 	for _, name := range wanted(s.plugin) {
 		for _, p := range found {
-			if !p.matches(name) {
-				continue
+			if p.matches(name) {
+				return newXLA(s, p.Path)
 			}
-			b, err := newXLA(s, p.Path)
-			if err == nil {
-				return b, nil
-			}
-			// Ours, of the right size and shape, and yet not what was installed: bring it again.
-			if checked, bad := p.Verify(); !checked || bad == nil {
-				return nil, err
-			}
-			return installXLA(s, o)
 		}
 	}
 	if bad != nil {
@@ -49,10 +40,6 @@ func openXLA(s spec, o Options) (compute.Backend, error) {
 	if s.plugin != "" && s.plugin != "cpu" {
 		return nil, fmt.Errorf("backend xla: %w for %q; install go-xla's (see its README) or set PJRT_PLUGIN_LIBRARY_PATH", errNoPlugin, s.plugin)
 	}
-	return installXLA(s, o)
-}
-
-func installXLA(s spec, o Options) (compute.Backend, error) {
 	path, err := install(o)
 	if err != nil {
 		return nil, fmt.Errorf("backend xla: %w: %w", errNoPlugin, err)

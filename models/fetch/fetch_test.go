@@ -214,21 +214,50 @@ func TestFetchCancel(t *testing.T) {
 }
 
 func TestFetchDamagedFile(t *testing.T) {
-	a, downloads := fakePip(t, "", content)
+	for name, damage := range map[string]func(path string) error{
+		"truncated": func(path string) error { return os.Truncate(path, 1000) },
+		"empty":     func(path string) error { return os.Truncate(path, 0) },
+		"same size": func(path string) error { return os.WriteFile(path, make([]byte, len(content)), 0o644) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			a, downloads := fakePip(t, "", content)
+			path, err := a.Fetch(t.Context(), nil, false)
+			if err == nil {
+				err = damage(path)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, ok := a.Path(); ok {
+				t.Error("the damage was not noticed")
+			}
+			var log bytes.Buffer
+			if _, err := a.Fetch(t.Context(), &log, false); err != nil {
+				t.Fatal(err)
+			}
+			checkCache(t, a, true)
+			if !strings.Contains(log.String(), "is damaged") || countDownloads(t, downloads) != 2 {
+				t.Errorf("log %q", log.String())
+			}
+		})
+	}
+}
+
+// A cache that was copied has other times; the files are hashed once and believed.
+func TestPathAfterCopy(t *testing.T) {
+	a, _ := fakePip(t, "", content)
 	path, err := a.Fetch(t.Context(), nil, false)
+	if err == nil {
+		err = os.Chtimes(path, time.Now(), time.Now())
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Truncate(path, 1000); err != nil {
-		t.Fatal(err)
+	if _, ok := a.Path(); !ok {
+		t.Error("an intact file was refused")
 	}
-	var log bytes.Buffer
-	if _, err := a.Fetch(t.Context(), &log, false); err != nil {
-		t.Fatal(err)
-	}
-	checkCache(t, a, true)
-	if !strings.Contains(log.String(), "damaged (1000 bytes, want 105000)") || countDownloads(t, downloads) != 2 {
-		t.Errorf("log %q", log.String())
+	if info, err := os.Stat(path); err != nil || !info.ModTime().Equal(sealed) {
+		t.Errorf("not sealed again: %v, %v", info.ModTime(), err)
 	}
 }
 

@@ -85,7 +85,7 @@ func (a Asset) from(ctx context.Context, from string) (string, error) {
 	if _, err := io.Copy(tmp, src); err != nil {
 		return "", err
 	}
-	if err := errors.Join(tmp.Chmod(0o644), tmp.Sync(), tmp.Close()); err != nil {
+	if err := errors.Join(tmp.Chmod(0o644), tmp.Sync(), tmp.Close(), os.Chtimes(tmp.Name(), sealed, sealed)); err != nil {
 		return "", err
 	}
 	return path, os.Rename(tmp.Name(), path)
