@@ -1,6 +1,7 @@
 package experiments
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -196,7 +197,15 @@ func (c *Config) offline() bool { return strings.HasPrefix(c.Data, "offline:") }
 
 // YAML is the resolved configuration as a file that loads to the same configuration; keys are in the struct's
 // order, so equal configurations have equal bytes.
-func (c Config) YAML() ([]byte, error) { return yaml.Marshal(c) }
+func (c Config) YAML() ([]byte, error) {
+	var out bytes.Buffer
+	e := yaml.NewEncoder(&out)
+	e.SetIndent(2)
+	if err := e.Encode(c); err != nil {
+		return nil, fmt.Errorf("write the configuration: %w", err)
+	}
+	return out.Bytes(), e.Close()
+}
 
 // Hash names a trial: 12 hex digits of a SHA-256 over every key that can change its result. Left out are the
 // study's name, the sweep block and how often checkpoints are written. Two spellings of one computation have

@@ -35,7 +35,8 @@ func (c *Config) Cost() Cost {
 	return k
 }
 
-func (k *Cost) add(o Cost) {
+// Add counts another trial in.
+func (k *Cost) Add(o Cost) {
 	k.Prompts += o.Prompts
 	k.Completions += o.Completions
 	k.SampledTokens += o.SampledTokens

@@ -101,7 +101,7 @@ func (s *schema) nearest(key string) string {
 		if parent, leaf := cutLast(p); parent != "" && !strings.Contains(key, ".") {
 			d = min(d, levenshtein.ComputeDistance(key, leaf)+1)
 		}
-		if d < bestDistance {
+		if d < bestDistance && d < len(key) {
 			best, bestDistance = p, d
 		}
 	}

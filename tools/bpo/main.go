@@ -41,7 +41,8 @@ come from (data). bpo sweep runs the grid over them; bpo report draws it.`,
 	f.Bool("offline", false, "never download anything")
 	f.BoolP("verbose", "v", false, "more messages, and the trace of a failure inside graph code")
 	root.AddCommand(
-		newValidateCmd(), newShowCmd(),
+		newValidateCmd(), newShowCmd(), newLossesCmd(), newAnnotatorsCmd(),
+		newDoctorCmd(), newFetchCmd(), newDataCmd(),
 	)
 	return root
 }

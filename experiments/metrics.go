@@ -1,0 +1,112 @@
+package experiments
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+)
+
+// MetricsLog is a run's metrics.jsonl: one JSON object a step, {"step": 3, "loss": …}, keys sorted.
+type MetricsLog struct{ f *os.File }
+
+// OpenMetrics opens a log for appending, making it if need be.
+func OpenMetrics(path string) (*MetricsLog, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, fmt.Errorf("metrics log: %w", err)
+	}
+	return &MetricsLog{f}, nil
+}
+
+// Rewind drops every line after a step, and a last line that a crash cut short: a run resumed from the checkpoint
+// of that step writes them again. It leaves the log ready for appending.
+func (l *MetricsLog) Rewind(step int) error {
+	if _, err := l.f.Seek(0, io.SeekStart); err != nil {
+		return fmt.Errorf("metrics log: %w", err)
+	}
+	keep, r := int64(0), bufio.NewReader(l.f)
+	for {
+		line, err := r.ReadBytes('\n')
+		var at struct {
+			Step *int `json:"step"`
+		}
+		if err != nil || json.Unmarshal(line, &at) != nil || at.Step == nil || *at.Step > step {
+			break
+		}
+		keep += int64(len(line))
+	}
+	if err := l.f.Truncate(keep); err != nil {
+		return fmt.Errorf("metrics log: %w", err)
+	}
+	_, err := l.f.Seek(keep, io.SeekStart)
+	return err
+}
+
+// Append writes one step and makes it durable. Values that are not finite, which JSON has no word for, become null.
+func (l *MetricsLog) Append(step int, values map[string]float64) error {
+	row := make(map[string]any, len(values)+1)
+	for k, v := range values {
+		row[k] = v
+		if math.IsNaN(v) || math.IsInf(v, 0) {
+			row[k] = nil
+		}
+	}
+	row["step"] = step
+	raw, err := json.Marshal(row)
+	if err == nil {
+		_, err = l.f.Write(append(raw, '\n')) // one write: a reader sees whole lines
+	}
+	if err == nil {
+		err = l.f.Sync()
+	}
+	if err != nil {
+		return fmt.Errorf("metrics log: %w", err)
+	}
+	return nil
+}
+
+// Close closes the file.
+func (l *MetricsLog) Close() error { return l.f.Close() }
+
+// Step is one line of a metrics log; Values leaves nulls out.
+type Step struct {
+	Step   int
+	Values map[string]float64
+}
+
+// ReadMetrics reads a log, of a run still going on too: a cut last line is left out. A missing file is no steps.
+func ReadMetrics(path string) ([]Step, error) {
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("metrics log: %w", err)
+	}
+	var steps []Step
+	for n := 1; len(raw) > 0; n++ {
+		line, rest, whole := bytes.Cut(raw, []byte("\n"))
+		raw = rest
+		if !whole {
+			break
+		}
+		var row map[string]*float64
+		if err := json.Unmarshal(line, &row); err != nil || row["step"] == nil {
+			return nil, fmt.Errorf("%s:%d: not a line of metrics", path, n)
+		}
+		s := Step{Step: int(*row["step"]), Values: map[string]float64{}}
+		for k, v := range row {
+			if k != "step" && v != nil {
+				s.Values[k] = *v
+			}
+		}
+		steps = append(steps, s)
+	}
+	return steps, nil
+}

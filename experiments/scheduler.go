@@ -1,0 +1,174 @@
+package experiments
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// Runner does one trial's work in its directory and returns its result; ui is never nil. Execute is the real one.
+type Runner func(ctx context.Context, t Trial, dir *RunDir, ui UI) (Result, error)
+
+// UI is told what a trial is doing. Its methods are called from many goroutines.
+type UI interface {
+	// Doing reports work inside a trial: what ("pretrain", "sample", "train", "eval"), and how far.
+	Doing(what string, done, total int)
+	// Step reports the metrics of a step.
+	Step(step int, metrics map[string]float64)
+	// Note says something worth a line, once.
+	Note(format string, args ...any)
+}
+
+// SweepOptions say how a sweep runs; none of them changes a result.
+type SweepOptions struct {
+	Out   string // runs go to Out/<study>/<hash>
+	Jobs  int    // trials at a time
+	Retry bool   // run failed trials again; otherwise they stay failed
+	Run   Runner
+	UI    SweepUI
+}
+
+// SweepUI shows a sweep's progress.
+type SweepUI interface {
+	Start(runs, done, failed int)
+	Trial(name string) UI
+	Finished(name string, state State, err error)
+	Close()
+}
+
+// StudyDir is where the trials of a study go.
+func StudyDir(out string, c Config) string { return filepath.Join(out, c.Study) }
+
+// Sweep runs every trial that is missing, unfinished or failed, and returns how many runs failed. A failed trial
+// does not stop the others; a cancelled context does.
+func Sweep(ctx context.Context, trials []Trial, o SweepOptions) (failed int, err error) {
+	todo, done, failed, err := pendingRuns(trials, o)
+	if err != nil {
+		return 0, err
+	}
+	o.UI.Start(len(todo)+done+failed, done, failed)
+	defer o.UI.Close()
+	var (
+		mu    sync.Mutex
+		wg    sync.WaitGroup
+		queue = make(chan Trial)
+	)
+	for range max(1, o.Jobs) {
+		wg.Go(func() {
+			for t := range queue {
+				err := runTrial(ctx, t, filepath.Join(StudyDir(o.Out, t.Config), t.Hash), o.Run, o.UI.Trial(t.String()))
+				state := Done
+				if err != nil {
+					state = Failed
+				}
+				if ctx.Err() != nil && err != nil {
+					continue
+				}
+				mu.Lock()
+				if err != nil {
+					failed++
+				}
+				o.UI.Finished(t.String(), state, err)
+				mu.Unlock()
+			}
+		})
+	}
+	for _, t := range todo {
+		select {
+		case queue <- t:
+		case <-ctx.Done():
+		}
+	}
+	close(queue)
+	wg.Wait()
+	return failed, ctx.Err()
+}
+
+// pendingRuns picks the trials to run, one for each hash, and counts the runs that are done, or stay failed.
+func pendingRuns(trials []Trial, o SweepOptions) (todo []Trial, done, failed int, err error) {
+	seen := map[string]bool{}
+	for _, t := range trials {
+		if seen[t.Hash] {
+			continue
+		}
+		seen[t.Hash] = true
+		m, err := ReadManifest(filepath.Join(StudyDir(o.Out, t.Config), t.Hash))
+		if err != nil {
+			return nil, 0, 0, err
+		}
+		switch {
+		case m.State == Done:
+			done++
+		case m.State == Failed && !o.Retry:
+			failed++
+		default:
+			todo = append(todo, t)
+		}
+	}
+	return todo, done, failed, nil
+}
+
+// runTrial does a trial with its lock held and its manifest kept. A panic is the trial's failure.
+func runTrial(ctx context.Context, t Trial, path string, run Runner, ui UI) (err error) {
+	dir, err := OpenRun(path)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	if dir.Manifest.State == Done { // another process was faster
+		return nil
+	}
+	raw, err := t.Config.YAML()
+	if err != nil {
+		return err
+	}
+	if err := WriteFile(filepath.Join(path, "config.yaml"), raw); err != nil {
+		return err
+	}
+	start, m := time.Now(), &dir.Manifest
+	if m.Started.IsZero() {
+		m.Started = start.UTC().Truncate(time.Second)
+	}
+	m.State, m.Error, m.Hash, m.Study, m.Method = Running, "", t.Hash, t.Config.Study, t.Config.Method()
+	m.Versions, m.Attempts = versions(), m.Attempts+1
+	if err := dir.Save(); err != nil {
+		return err
+	}
+	var result Result
+	err = Guard(func() (err error) {
+		result, err = run(ctx, t, dir, ui)
+		return err
+	})
+	m.Seconds += time.Since(start).Seconds()
+	if err == nil {
+		result.Method, result.Seconds = m.Method, m.Seconds
+		err = result.Save(path)
+	}
+	switch {
+	case err == nil:
+		m.State, m.Finished = Done, time.Now().UTC().Truncate(time.Second)
+	case ctx.Err() != nil:
+		m.State = Pending // interrupted, not failed: the next sweep continues it
+	default:
+		m.State, m.Error = Failed, err.Error()
+		var p *PanicError
+		if errors.As(err, &p) {
+			_ = os.WriteFile(filepath.Join(path, "panic.txt"), []byte(p.Trace()), 0o644)
+		}
+	}
+	return errors.Join(err, dir.Save())
+}
+
+// RunOne runs a single trial, as `bpo train` does; a run that is done is left as it is and reported by its result.
+func RunOne(ctx context.Context, t Trial, out string, run Runner, ui UI) (dir string, r Result, err error) {
+	dir = filepath.Join(StudyDir(out, t.Config), t.Hash)
+	if err := runTrial(ctx, t, dir, run, ui); err != nil {
+		return dir, r, fmt.Errorf("%s: %w", dir, err)
+	}
+	r, err = ReadResult(dir)
+	return dir, r, err
+}
