@@ -2,6 +2,7 @@ package models
 
 import (
 	"fmt"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -78,7 +79,11 @@ func (e *Exec) Call(sets []Arg, in ...*tensors.Tensor) (outSets []Weights, out [
 	var buffers []compute.Buffer
 	var donate []bool
 	var consumed []*tensors.Tensor // donated shared buffers: XLA cannot reuse them, so they are freed after the run
+	var moved int64                // bytes that leave the Go heap
 	add := func(what string, t *tensors.Tensor, give bool) error {
+		if !t.IsOnAnyDevice() {
+			moved += t.ByteSize()
+		}
 		var buf compute.Buffer
 		var err error
 		if give && !t.IsShared() {
@@ -107,6 +112,9 @@ func (e *Exec) Call(sets []Arg, in ...*tensors.Tensor) (outSets []Weights, out [
 		if err := add(fmt.Sprintf("input %d", i), t, false); err != nil {
 			return nil, nil, err
 		}
+	}
+	if moved > 1<<26 {
+		debug.FreeOSMemory() // a model just moved to the device: its host copy should not linger until the next GC
 	}
 	err = exceptions.TryCatch[error](func() { out = p.graph.RunWithBuffers(buffers, donate, 0) })
 	for _, t := range consumed {

@@ -16,7 +16,7 @@ type LoRA struct {
 	Rank    int      `mapstructure:"rank" yaml:"rank" json:"rank"`
 	Alpha   float64  `mapstructure:"alpha" yaml:"alpha" json:"alpha"`
 	Dropout float64  `mapstructure:"dropout" yaml:"dropout" json:"dropout"`
-	Targets []string `mapstructure:"targets" yaml:"targets" json:"targets"` // q_proj, …, down_proj, or all-linear
+	Targets []string `mapstructure:"targets" yaml:"targets" json:"targets"` // q_proj, …, down_proj, a layer's path, or all-linear
 }
 
 // AllLinear is the target that stands for every linear layer inside the blocks.
@@ -42,15 +42,17 @@ func (l LoRA) Validate() error {
 		known = append(known, m.Module)
 	}
 	for _, t := range l.Targets {
-		if t != AllLinear && !slices.Contains(known, t) {
+		if t != AllLinear && !slices.Contains(known, t[strings.LastIndexByte(t, '.')+1:]) {
 			return fmt.Errorf("targets: %q is not one of %s, %s", t, strings.Join(known, ", "), AllLinear)
 		}
 	}
 	return nil
 }
 
-func (l LoRA) targets(module string) bool {
-	return slices.Contains(l.Targets, AllLinear) || slices.Contains(l.Targets, module)
+// on says whether the adapter sits on a linear layer. As in PEFT, a target is a module's name or the end of its path.
+func (l LoRA) on(lin Linear) bool {
+	path := "." + strings.TrimSuffix(lin.Name, ".weight")
+	return slices.ContainsFunc(l.Targets, func(t string) bool { return t == AllLinear || strings.HasSuffix(path, "."+t) })
 }
 
 // Adapter is one set of LoRA weights, float32, under PEFT's names without its prefix:
@@ -69,7 +71,7 @@ func loraNames(linear string) (a, b string) {
 func NewAdapter(c Config, l LoRA, seed uint64) *Adapter {
 	a := &Adapter{LoRA: l, Weights: Weights{}}
 	for _, lin := range c.Linears() {
-		if !l.targets(lin.Module) {
+		if !l.on(lin) {
 			continue
 		}
 		nameA, nameB := loraNames(lin.Name)
@@ -96,7 +98,7 @@ func (a *Adapter) Check(c Config) error {
 			dims []int
 		}{{nameA, []int{a.LoRA.Rank, lin.In}}, {nameB, []int{lin.Out, a.LoRA.Rank}}} {
 			t, ok := a.Weights[want.name]
-			if ok != a.LoRA.targets(lin.Module) {
+			if ok != a.LoRA.on(lin) {
 				return fmt.Errorf("adapter tensor %s: present %v, but targets are %v", want.name, ok, a.LoRA.Targets)
 			}
 			if ok && !slices.Equal(t.Shape().Dimensions, want.dims) {

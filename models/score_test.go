@@ -2,8 +2,10 @@ package models
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
 	"testing"
 
 	"github.com/gomlx/compute"
@@ -109,4 +111,14 @@ func TestLogProbsInvariance(t *testing.T) {
 			}
 		}
 	})
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if testing.Verbose() {
+		for _, c := range Compilations() {
+			fmt.Printf("compiled %s %s in %.2f s\n", c.Name, c.Shapes, c.Seconds)
+		}
+	}
+	os.Exit(code)
 }

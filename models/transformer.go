@@ -52,7 +52,7 @@ func (c *Config) Logits(p *Params, hidden *op.Node) *op.Node {
 // norm is RMSNorm in float32, back in x's dtype before the weight is applied (as Hugging Face).
 func (c *Config) norm(p *Params, name string, x *op.Node) *op.Node {
 	f := op.ConvertDType(x, dtypes.Float32) // [N, hidden]
-	f = op.Mul(f, op.Rsqrt(op.AddScalar(op.ReduceAndKeep(op.Square(f), op.ReduceMean, -1), c.RMSNormEps)))
+	f = op.Div(f, op.Sqrt(op.AddScalar(op.ReduceAndKeep(op.Square(f), op.ReduceMean, -1), c.RMSNormEps)))
 	return op.Mul(op.ConvertDType(f, x.DType()), op.ExpandLeftToRank(op.ConvertDType(p.weight(name), x.DType()), 2))
 }
 

@@ -61,15 +61,17 @@ func (w Weights) Hash() string {
 		if err := t.ConstBytes(func(b []byte) { h.Write(b) }); err != nil {
 			panic(fmt.Errorf("hash %s: %w", name, err))
 		}
-		dropHostCopy(t)
 	}
+	w.dropHostCopies()
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// dropHostCopy frees the host copy that reading a device tensor leaves behind, so weights are held once.
-func dropHostCopy(t *tensors.Tensor) {
-	if t.IsOnAnyDevice() && !t.IsShared() {
-		t.FinalizeLocal()
+// dropHostCopies frees the host copies that reading device tensors leaves behind, so that weights are held once.
+func (w Weights) dropHostCopies() {
+	for _, t := range w {
+		if t.IsOnAnyDevice() && !t.IsShared() {
+			t.FinalizeLocal()
+		}
 	}
 }
 

@@ -1,0 +1,177 @@
+package models
+
+import (
+	"context"
+	"encoding/json"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	op "github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"gobpo/models/backend/backendtest"
+	"gobpo/models/fetch"
+)
+
+// shared finds ../shared beside the repository, which holds reference outputs that are not part of it.
+func shared(t testing.TB, path ...string) string {
+	t.Helper()
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for ; dir != filepath.Dir(dir); dir = filepath.Dir(dir) {
+		p := filepath.Join(append([]string{dir, "shared"}, path...)...)
+		if _, err := os.Stat(p); err == nil {
+			return p
+		}
+	}
+	t.Skipf("no shared/%s beside the repository", filepath.Join(path...))
+	return ""
+}
+
+func readJSON(t testing.TB, path string, into any) {
+	t.Helper()
+	raw, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(raw, into)
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+}
+
+// lastLogits is the naive forward pass: no cache, no padding, one row; [vocab] after the last token.
+func lastLogits(t testing.TB, b compute.Backend, c Config, p Policy, tokens []int32) []float32 {
+	t.Helper()
+	base, adapter := p.Sets()
+	e := naiveExec(b, c, p)
+	defer e.Finalize()
+	_, out, err := e.Call([]Arg{{Set: base}, {Set: adapter}}, tensors.FromFlatDataAndDimensions(tokens, 1, len(tokens)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer finalize(out)
+	return tensors.MustCopyFlatData[float32](out[0])
+}
+
+func naiveExec(b compute.Backend, c Config, p Policy) *Exec {
+	return NewExec(b, "naive", func(sets []NodeSet, in []*op.Node) ([]NodeSet, []*op.Node) {
+		n := in[0].Shape().Dim(1)
+		g, params := in[0].Graph(), &Params{Base: sets[0], Adapter: sets[1], LoRA: p.LoRA()}
+		h := c.Hidden(params, in[0], op.Iota(g, shapes.Make(dtypes.Int32, 1, n), 1), func(_ int, q, k, v *op.Node) *op.Node {
+			return Attention(q, Span{Stretches(k, 1), Stretches(v, 1), Causal(g, n)})
+		})
+		return nil, []*op.Node{c.Logits(params, op.SliceAxis(h, 0, op.AxisElem(n-1)))}
+	})
+}
+
+func maxDiff(a, b []float32) float64 {
+	worst := 0.0
+	for i := range a {
+		worst = max(worst, math.Abs(float64(a[i]-b[i])))
+	}
+	return worst
+}
+
+func argMax(x []float32) int32 { return int32(slices.Index(x, slices.Max(x))) }
+
+func TestGoldenLlama(t *testing.T) {
+	dir := shared(t, "goldens", "hf", "llama")
+	var want struct {
+		Rows       [][]int32
+		Logps      [][]float32 `json:"next_token_logps"`
+		LoRALogps  [][]float32 `json:"lora_next_token_logps"`
+		LastLogits []float32   `json:"last_logits_row0"`
+	}
+	readJSON(t, filepath.Join(dir, "expected.json"), &want)
+	backendtest.Each(t, func(t *testing.T, b compute.Backend) {
+		m, err := Load(dir, dtypes.Float32)
+		if err != nil {
+			t.Fatal(err)
+		}
+		adapter, err := LoadAdapter(filepath.Join(dir, "lora"), m.Config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var rows []Row
+		for _, r := range want.Rows {
+			rows = append(rows, Row{Prompt: r[:1], Completions: [][]int32{r[1:]}})
+		}
+		s := NewScorer(b, m.Config, nil)
+		defer s.Finalize()
+		for _, p := range []struct {
+			Policy
+			want [][]float32
+		}{{Policy{Name: "base", Base: m.Base}, want.Logps}, {Policy{Name: "lora", Base: m.Base, Adapter: adapter}, want.LoRALogps}} {
+			got, err := s.LogProbs(context.Background(), p.Policy, rows, len(rows))
+			if err != nil {
+				t.Fatal(err)
+			}
+			worst := 0.0
+			for i := range rows {
+				wantClose(t, p.Name, got[i][0], p.want[i], 1e-4)
+				worst = max(worst, maxDiff(got[i][0], p.want[i]))
+			}
+			t.Logf("%s: log-probs off by at most %.2g", p.Name, worst)
+		}
+		logits := lastLogits(t, b, m.Config, Policy{Base: m.Base}, want.Rows[0])
+		wantClose(t, "last logits", logits, want.LastLogits, 1e-4)
+		t.Logf("last logits off by at most %.2g", maxDiff(logits, want.LastLogits))
+	})
+}
+
+// smolLM2 is the real model, or a skip.
+func smolLM2(t testing.TB) *Model {
+	t.Helper()
+	path, ok := fetch.SmolLM2Path()
+	if !ok {
+		t.Skip("SmolLM2 is not here: run `go run ./tools/bpo fetch smollm2` or set GOBPO_SMOLLM2")
+	}
+	m, err := Load(path, dtypes.Float32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+func TestGoldenSmolLM2(t *testing.T) {
+	var want struct {
+		Logps []struct {
+			Prompt      []int32   `json:"prompt_ids"`
+			Completion  []int32   `json:"completion_ids"`
+			TokenLogps  []float32 `json:"token_logps"`
+			ChatMessage string    `json:"prompt"`
+		}
+		ChatTemplate string `json:"chat_template"`
+	}
+	readJSON(t, shared(t, "goldens", "smollm2.json"), &want)
+	b, m := backendtest.XLA(t), smolLM2(t)
+	defer m.Base.Finalize()
+	var rows []Row
+	for _, g := range want.Logps {
+		if got := m.Tokenizer.Encode(g.ChatMessage); !slices.Equal(got, g.Prompt) {
+			t.Fatalf("prompt ids are %v, want %v", got, g.Prompt)
+		}
+		rows = append(rows, Row{g.Prompt, [][]int32{g.Completion}})
+	}
+	if m.ChatTemplate != want.ChatTemplate {
+		t.Errorf("chat template is %q", m.ChatTemplate)
+	}
+	s := NewScorer(b, m.Config, func(int) int { return 64 })
+	defer s.Finalize()
+	got, err := s.LogProbs(context.Background(), Policy{Base: m.Base}, rows, len(rows))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, g := range want.Logps {
+		wantClose(t, "log-probs", got[i][0], g.TokenLogps, 2e-3)
+		t.Logf("row %d: off by at most %.2g", i, maxDiff(got[i][0], g.TokenLogps))
+	}
+}
