@@ -32,6 +32,7 @@ var safetensorsTypes = map[string]dtypes.DType{
 
 // File is an open safetensors file, or the set of shards an index names. Its methods may be called concurrently.
 type File struct {
+	path     string
 	entries  map[string]entry
 	metadata map[string]string
 	files    []*os.File
@@ -60,7 +61,7 @@ func Open(path string) (*File, error) {
 		}
 		return nil, fmt.Errorf("safetensors: %s holds neither model.safetensors nor model.safetensors.index.json", path)
 	}
-	f := &File{entries: map[string]entry{}}
+	f := &File{path: path, entries: map[string]entry{}}
 	if strings.HasSuffix(path, ".index.json") {
 		err = f.openIndex(path)
 	} else {
@@ -153,7 +154,7 @@ func (f *File) Info(name string) (shapes.Shape, bool) {
 func (f *File) Tensor(name string) (*tensors.Tensor, error) {
 	e, ok := f.entries[name]
 	if !ok {
-		return nil, fmt.Errorf("safetensors: no tensor %q", name)
+		return nil, fmt.Errorf("%s: no tensor %q", f.path, name)
 	}
 	t := tensors.FromShape(e.shape)
 	if e.begin == e.end {
