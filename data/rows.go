@@ -6,6 +6,7 @@ import (
 	"io"
 	"iter"
 	"os"
+	"slices"
 
 	"github.com/parquet-go/parquet-go"
 )
@@ -31,6 +32,9 @@ func Rows[T Record](path string) iter.Seq2[T, error] {
 				return err
 			}
 			if err := wantColumns[T](pf, path); err != nil {
+				return err
+			}
+			if err := wantFooter(pf, path); err != nil {
 				return err
 			}
 			r := parquet.NewGenericReader[T](pf)
@@ -166,6 +170,34 @@ func wantColumns[T Record](pf *parquet.File, path string) error {
 		}
 		if !found {
 			return fmt.Errorf("%s: column %q of schema %s is missing", path, c.Name(), Schema[T]())
+		}
+	}
+	return nil
+}
+
+// wantFooter checks that the footer's column chunks are the schema's leaves in
+// order and lie one after another, as we write them. Pages have checksums but
+// the footer has none, and a damaged one can pass another column's pages off
+// as this one's.
+func wantFooter(pf *parquet.File, path string) error {
+	leaves, next := pf.Schema().Columns(), int64(len("PAR1"))
+	for i, g := range pf.Metadata().RowGroups {
+		if len(g.Columns) != len(leaves) {
+			return fmt.Errorf("%s: corrupt Parquet footer: %d columns in row group %d, want %d", path, len(g.Columns), i, len(leaves))
+		}
+		for j, c := range g.Columns {
+			m := c.MetaData
+			start := m.DataPageOffset
+			if m.DictionaryPageOffset > 0 {
+				start = m.DictionaryPageOffset
+			}
+			if start != next || !slices.Equal(m.PathInSchema, leaves[j]) {
+				return fmt.Errorf("%s: corrupt Parquet footer: column %v at byte %d, want %v at %d", path, m.PathInSchema, start, leaves[j], next)
+			}
+			next = start + m.TotalCompressedSize
+			if m.DataPageOffset >= next {
+				return fmt.Errorf("%s: corrupt Parquet footer: data of column %v at byte %d, after its end at %d", path, m.PathInSchema, m.DataPageOffset, next)
+			}
 		}
 	}
 	return nil

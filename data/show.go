@@ -1,9 +1,11 @@
 package data
 
 import (
-	"fmt"
 	"iter"
 	"os"
+	"strings"
+
+	"github.com/parquet-go/parquet-go"
 )
 
 // Info describes a file without reading its rows.
@@ -14,7 +16,7 @@ type Info struct {
 	Rows    int64             `json:"rows"`             // -1 = unknown until read
 	Bytes   int64             `json:"bytes"`
 	Meta    map[string]string `json:"metadata,omitempty"`
-	Columns string            `json:"columns,omitempty"` // the Parquet schema, as Parquet writes it
+	Columns []string          `json:"columns,omitempty"` // of Parquet: "chosen string", "score double?", "messages list<{content string, role string}>"
 }
 
 // Describe looks at a Parquet or JSONL file.
@@ -38,9 +40,38 @@ func Describe(path string) (Info, error) {
 		}
 		defer f.Close()
 		info.Meta, info.Rows = metadataOf(pf), pf.NumRows()
-		info.Schema, info.Columns = info.Meta[SchemaKey], fmt.Sprint(pf.Schema())
+		info.Schema = info.Meta[SchemaKey]
+		for _, c := range pf.Schema().Fields() {
+			info.Columns = append(info.Columns, c.Name()+" "+typeName(c))
+		}
 		return nil
 	})
+}
+
+// typeName is a column's type in short; "?" marks one that may be null.
+func typeName(n parquet.Node) string {
+	name := ""
+	switch fields := n.Fields; {
+	case n.Leaf() && n.Type().Kind() == parquet.ByteArray && n.Type().LogicalType() != nil:
+		name = "string"
+	case n.Leaf():
+		name = strings.ToLower(n.Type().Kind().String())
+	case len(fields()) == 1 && fields()[0].Repeated() && len(fields()[0].Fields()) == 1: // LIST of three levels
+		name = "list<" + typeName(fields()[0].Fields()[0]) + ">"
+	default:
+		var parts []string
+		for _, f := range fields() {
+			parts = append(parts, f.Name()+" "+typeName(f))
+		}
+		name = "{" + strings.Join(parts, ", ") + "}"
+	}
+	switch {
+	case n.Optional():
+		name += "?"
+	case n.Repeated():
+		name = "repeated " + name
+	}
+	return name
 }
 
 // Any streams the rows of a file of whatever kind: Prompt, Preference or

@@ -100,9 +100,11 @@ func printInfo(w io.Writer, info data.Info) error {
 	for _, k := range slices.Sorted(maps.Keys(info.Meta)) {
 		fmt.Fprintf(w, "  %s = %s\n", k, info.Meta[k])
 	}
-	_, err := io.WriteString(w, info.Columns)
-	if err == nil && info.Columns != "" {
-		_, err = io.WriteString(w, "\n")
+	var err error
+	if len(info.Columns) > 0 {
+		for _, line := range wrap("columns: "+strings.Join(info.Columns, ", "), terminalWidth()-2) {
+			_, err = fmt.Fprintf(w, "  %s\n", line)
+		}
 	}
 	return err
 }
