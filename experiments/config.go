@@ -12,6 +12,7 @@ import (
 
 	"gobpo/bpo"
 	"gobpo/bpo/annotate"
+	"gobpo/experiments/tasks"
 )
 
 // Config is one experiment file: everything a trial needs, and the sweep that makes many trials of it. Keys in
@@ -24,7 +25,8 @@ type Config struct {
 	Task     TaskConfig     `mapstructure:"task" yaml:"task"`
 	Prompts  PromptsConfig  `mapstructure:"prompts" yaml:"prompts"`
 	Pretrain PretrainConfig `mapstructure:"pretrain" yaml:"pretrain"`
-	SFT      SFTConfig      `mapstructure:"sft" yaml:"sft"`
+	// SFT trains the starting adapters, learner i with seed seed+i. With 0 steps every learner starts at the base model.
+	SFT bpo.SFTConfig `mapstructure:"sft" yaml:"sft"`
 
 	bpo.Config `mapstructure:",squash" yaml:",inline"`
 
@@ -50,36 +52,31 @@ type ScratchConfig struct {
 	Intermediate int `mapstructure:"intermediate" yaml:"intermediate"`
 }
 
-// TaskConfig names a procedural task: prompts, references and an exactly known reward, made by a seed.
+// TaskConfig names a procedural task: prompts, references and an exactly known reward, made by a seed. Its splits
+// share no prompt: sft trains the scratch model and the starting adapters, train gives the preferences, dev the
+// curves and test the result.
 type TaskConfig struct {
 	Name   string `mapstructure:"name" yaml:"name"`
 	Seed   uint64 `mapstructure:"seed" yaml:"seed"`       // of the texts; not swept with seed, so that all trials see the same task
-	TrainN int    `mapstructure:"train_n" yaml:"train_n"` // prompts to train on
+	SFTN   int    `mapstructure:"sft_n" yaml:"sft_n"`     // prompts with references to pretrain and fine-tune on
+	TrainN int    `mapstructure:"train_n" yaml:"train_n"` // prompts to collect preferences on
 }
 
 // PromptsConfig names prompt files (Parquet, JSONL, JSONL.gz) where there is no task.
 type PromptsConfig struct {
-	Train        string `mapstructure:"train" yaml:"train"`
-	Eval         string `mapstructure:"eval" yaml:"eval"`
-	TrainN       int    `mapstructure:"train_n" yaml:"train_n"` // the first n rows only; 0 = all
-	AllowLeakage bool   `mapstructure:"allow_leakage" yaml:"allow_leakage"`
+	Train   string `mapstructure:"train" yaml:"train"`     // to collect preferences on
+	SFT     string `mapstructure:"sft" yaml:"sft"`         // to fine-tune the starting adapters on; "" = train
+	Eval    string `mapstructure:"eval" yaml:"eval"`       // for the curves, and for the result where there is no test
+	Test    string `mapstructure:"test" yaml:"test"`       // for the result, used once
+	TrainN  int    `mapstructure:"train_n" yaml:"train_n"` // the first n rows only; 0 = all
+	Leakage string `mapstructure:"leakage" yaml:"leakage"` // prompts of eval and test that are also trained on: error | drop | allow
 }
 
-// PretrainConfig trains the scratch model on prompt + reference text. Its own seed keeps one base model for
+// PretrainConfig trains the scratch model, all weights, on the sft split. Its own seed keeps one base model for
 // all seeds of a sweep, as there is one base where weights are loaded.
 type PretrainConfig struct {
-	Steps     int     `mapstructure:"steps" yaml:"steps"`
-	BatchSize int     `mapstructure:"batch_size" yaml:"batch_size"`
-	LR        float64 `mapstructure:"lr" yaml:"lr"`
-	Seed      uint64  `mapstructure:"seed" yaml:"seed"`
-}
-
-// SFTConfig trains the starting adapters on the completions only, learner i with seed seed+i. With 0 steps
-// every learner starts at the base model.
-type SFTConfig struct {
-	Steps     int     `mapstructure:"steps" yaml:"steps"`
-	BatchSize int     `mapstructure:"batch_size" yaml:"batch_size"`
-	LR        float64 `mapstructure:"lr" yaml:"lr"`
+	bpo.SFTConfig `mapstructure:",squash" yaml:",inline"`
+	Seed          uint64 `mapstructure:"seed" yaml:"seed"`
 }
 
 // EvalConfig says how policies are measured against the reference texts.
@@ -104,12 +101,19 @@ func DefaultConfig() Config {
 		Study:    "study",
 		Backend:  "auto",
 		Model:    ModelConfig{DType: "float32", Chat: "auto", Scratch: ScratchConfig{Hidden: 96, Layers: 3, Heads: 4, KVHeads: 2, Intermediate: 256}},
-		Task:     TaskConfig{TrainN: 2000},
-		Pretrain: PretrainConfig{Steps: 300, BatchSize: 32, LR: 3e-3},
-		SFT:      SFTConfig{BatchSize: 16, LR: 1e-3},
+		Task:     TaskConfig{SFTN: 4000, TrainN: 2000},
+		Prompts:  PromptsConfig{Leakage: "error"},
+		Pretrain: PretrainConfig{SFTConfig: bpo.SFTConfig{Steps: 300, BatchSize: 32, Optimizer: optimizer(3e-3)}},
+		SFT:      bpo.SFTConfig{BatchSize: 16, Optimizer: optimizer(1e-3)},
 		Config:   bpo.DefaultConfig(),
 		Eval:     EvalConfig{N: 200, KLSamples: 64, Bootstrap: 1000},
 	}
+}
+
+func optimizer(lr float64) bpo.OptimizerConfig {
+	o := bpo.DefaultOptimizer()
+	o.LR = lr
+	return o
 }
 
 // resolve fills in what depends on other keys.
@@ -148,10 +152,12 @@ func (c *Config) Validate() error {
 		return bad("model.dtype: %q is not float32 or bfloat16", c.Model.DType)
 	case !slices.Contains([]string{"auto", "none"}, c.Model.Chat):
 		return bad("model.chat: %q is not auto or none", c.Model.Chat)
-	case c.Task.Name != "" && (c.Prompts.Train != "" || c.Prompts.Eval != ""):
-		return bad("task.name: a task makes its own prompts; leave out prompts.train and prompts.eval, or the task")
-	case c.Task.Name != "" && c.Task.TrainN < 1:
-		return bad("task.train_n: %d prompts are nothing to train on", c.Task.TrainN)
+	case c.Task.Name != "" && c.Prompts.Train+c.Prompts.SFT+c.Prompts.Eval+c.Prompts.Test != "":
+		return bad("task.name: a task makes its own prompts; leave out the files under prompts, or the task")
+	case c.Task.Name != "" && (c.Task.TrainN < 1 || c.Task.SFTN < 1):
+		return bad("task.train_n: %d prompts to collect on and %d for sft; both must be at least 1", c.Task.TrainN, c.Task.SFTN)
+	case !slices.Contains([]string{"error", "drop", "allow"}, c.Prompts.Leakage):
+		return bad("prompts.leakage: %q is not error, drop or allow", c.Prompts.Leakage)
 	case c.Task.Name == "" && c.Prompts.Train == "" && !c.offline():
 		return bad("prompts.train: no prompts; name a file, or a task in task.name")
 	case c.Task.Name == "" && c.Prompts.Eval == "":
@@ -160,17 +166,17 @@ func (c *Config) Validate() error {
 		return bad("model.path: a model from scratch needs a task (task.name); name a GGUF file, a Hugging Face directory or smollm2")
 	case c.Prompts.TrainN < 0:
 		return bad("prompts.train_n: %d is negative", c.Prompts.TrainN)
-	case c.Prompts.Train != "" && c.Prompts.Train == c.Prompts.Eval && !c.Prompts.AllowLeakage:
-		return bad("prompts.eval: the same file as prompts.train; evaluate on held-out prompts, or set prompts.allow_leakage")
-	case c.SFT.Steps < 0 || c.SFT.Steps > 0 && (c.SFT.BatchSize < 1 || c.SFT.LR <= 0):
-		return bad("sft.steps: %d steps need a batch_size (%d) and an lr (%g) above 0", c.SFT.Steps, c.SFT.BatchSize, c.SFT.LR)
+	case c.Prompts.Train != "" && (c.Prompts.Train == c.Prompts.Eval || c.Prompts.Train == c.Prompts.Test) && c.Prompts.Leakage == "error":
+		return bad("prompts.eval: the same file as prompts.train; evaluate on held-out prompts, or set prompts.leakage: allow")
 	case c.Eval.Every < 0 || c.Eval.N < 0 || c.Eval.KLSamples < 0 || c.Eval.Bootstrap < 0:
 		return bad("eval: every, n, kl_samples and bootstrap cannot be negative")
 	case c.Eval.Temperature < 0:
 		return bad("eval.temperature: %g is negative; 0 is greedy", c.Eval.Temperature)
 	}
-	if err := c.validateScratch(); err != nil {
-		return err
+	for _, err := range []error{c.validateScratch(), c.Pretrain.Validate("pretrain"), c.SFT.Validate("sft"), c.validateTask()} {
+		if err != nil {
+			return err
+		}
 	}
 	return c.validateAnnotators()
 }
@@ -187,13 +193,21 @@ func (c *Config) validateScratch() error {
 		return fmt.Errorf("model.scratch.heads: %d heads of an even size do not divide hidden %d", s.Heads, s.Hidden)
 	case s.Heads%s.KVHeads != 0:
 		return fmt.Errorf("model.scratch.kv_heads: %d does not divide the %d heads", s.KVHeads, s.Heads)
-	case c.Pretrain.Steps < 0 || c.Pretrain.Steps > 0 && (c.Pretrain.BatchSize < 1 || c.Pretrain.LR <= 0):
-		return fmt.Errorf("pretrain.steps: %d steps need a batch_size (%d) and an lr (%g) above 0", c.Pretrain.Steps, c.Pretrain.BatchSize, c.Pretrain.LR)
 	}
 	return nil
 }
 
-func (c *Config) offline() bool { return strings.HasPrefix(c.Data, "offline:") }
+func (c *Config) validateTask() error {
+	if c.Task.Name == "" {
+		return nil
+	}
+	if _, err := tasks.Get(c.Task.Name); err != nil {
+		return fmt.Errorf("task.name: %w", err)
+	}
+	return nil
+}
+
+func (c *Config) offline() bool { return c.OfflinePath() != "" }
 
 // YAML is the resolved configuration as a file that loads to the same configuration; keys are in the struct's
 // order, so equal configurations have equal bytes.

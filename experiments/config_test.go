@@ -9,7 +9,7 @@ import (
 )
 
 const taskYAML = `study: s
-task: {name: recolour}
+task: {name: picnic}
 steps: 8
 batch_size: 4
 refresh: 2
@@ -54,7 +54,7 @@ func TestConfigMistakesAreOneLine(t *testing.T) {
 		"list for a number":    {"refresh: [1, 2]", "x.yaml:1: refresh: want a whole number, got a list"},
 		"scalar for a section": {"loss: dpo", `x.yaml:1: loss: want a section of keys, got the text "dpo"`},
 		"no value":             {"steps:", "x.yaml:1: steps: has no value"},
-		"bool":                 {"prompts: {allow_leakage: yes please}", `x.yaml:1: prompts.allow_leakage: want true or false, got the text "yes please"`},
+		"bool":                 {"prompts: {leakage: true}", `x.yaml:1: prompts.leakage: want text, got true`},
 		"duplicate":            {"steps: 1\nsteps: 2", `x.yaml: line 2: mapping key "steps" already defined at line 1`},
 		"empty file":           {"", "x.yaml: the file is empty"},
 		"not a mapping":        {"- 1", "x.yaml: want keys at the top level, got a list"},
@@ -78,13 +78,13 @@ func TestImpossibleCombinations(t *testing.T) {
 		"F and K":          {"refresh_every=2", "x.yaml: refresh_every: K=2 and refresh F=2 are both given; set refresh: 0 to use K"},
 		"beta":             {"loss.beta=0", "x.yaml: loss.beta: the proximity coefficient must be positive, got 0"},
 		"micro batch":      {"micro_batch=3", "x.yaml: micro_batch: 3 does not divide batch_size 4"},
-		"two prompt sets":  {"prompts.train=a.jsonl", "x.yaml: task.name: a task makes its own prompts; leave out prompts.train and prompts.eval, or the task"},
+		"two prompt sets":  {"prompts.train=a.jsonl", "x.yaml: task.name: a task makes its own prompts; leave out the files under prompts, or the task"},
 		"no prompts":       {"task.name=", "x.yaml: prompts.train: no prompts; name a file, or a task in task.name"},
 		"study with slash": {"study=a/b", `x.yaml: study: "a/b" cannot name a directory`},
 		"dtype":            {"model.dtype=float8", `x.yaml: model.dtype: "float8" is not float32 or bfloat16`},
 		"heads":            {"model.scratch.heads=5", "x.yaml: model.scratch.heads: 5 heads of an even size do not divide hidden 96"},
 		"kv heads":         {"model.scratch.kv_heads=3", "x.yaml: model.scratch.kv_heads: 3 does not divide the 4 heads"},
-		"sft without lr":   {"sft={steps: 5, lr: 0}", "x.yaml: sft.steps: 5 steps need a batch_size (16) and an lr (0) above 0"},
+		"sft without lr":   {"sft={steps: 5, optimizer: {lr: 0}}", "x.yaml: sft.optimizer.lr: must be positive, got 0"},
 		"annotator":        {"annotator={name: lenght}", `x.yaml: annotator.name: no annotator "lenght"; did you mean "length"?`},
 		"evaluator":        {"eval.annotator={name: gold, noise: 0.9}", "x.yaml: eval.annotator.noise: 0.9 is not a probability in [0, 0.5]"},
 	} {

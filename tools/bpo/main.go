@@ -11,7 +11,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -41,7 +40,7 @@ come from (data). bpo sweep runs the grid over them; bpo report draws it.`,
 	f.Bool("offline", false, "never download anything")
 	f.BoolP("verbose", "v", false, "more messages, and the trace of a failure inside graph code")
 	root.AddCommand(
-		newValidateCmd(), newShowCmd(), newLossesCmd(), newAnnotatorsCmd(),
+		newValidateCmd(), newShowCmd(), newTrainCmd(), newSweepCmd(), newLossesCmd(), newAnnotatorsCmd(),
 		newDoctorCmd(), newFetchCmd(), newDataCmd(),
 	)
 	return root
@@ -68,7 +67,7 @@ func message(ctx context.Context, err error, verbose bool) string {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return "stopped; the same command continues where this left off"
 	}
-	line := strings.Join(strings.Fields(err.Error()), " ")
+	line := oneLine(err)
 	var p *experiments.PanicError
 	if errors.As(err, &p) {
 		if verbose {

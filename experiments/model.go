@@ -1,0 +1,188 @@
+package experiments
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"path/filepath"
+	"sync"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+
+	"gobpo/bpo"
+	"gobpo/models"
+	"gobpo/models/backend"
+	"gobpo/models/fetch"
+	"gobpo/models/sample"
+	"gobpo/models/tokenizer"
+)
+
+// Session is what the trials of one process share: the backend, base weights, and compiled samplers and scorers.
+type Session struct {
+	Offline bool
+	Log     io.Writer // notices of the backend and of downloads
+
+	mu       sync.Mutex
+	backends map[string]compute.Backend
+	bases    map[string]*base
+}
+
+// base is a loaded model with what was compiled for it.
+type base struct {
+	once    sync.Once
+	err     error
+	model   *models.Model
+	hash    string // of the weights
+	sampler *sample.Sampler
+	scorer  *models.Scorer
+}
+
+// Backend opens a backend by name, once.
+func (s *Session) Backend(name string) (compute.Backend, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b, ok := s.backends[name]; ok {
+		return b, nil
+	}
+	b, err := backend.Open(backend.Options{Name: name, Offline: s.Offline, Log: s.Log})
+	if err != nil {
+		return nil, err
+	}
+	if s.backends == nil {
+		s.backends = map[string]compute.Backend{}
+	}
+	s.backends[name] = b
+	return b, nil
+}
+
+// Load loads a model once for a backend and dtype; path is a GGUF file, a Hugging Face directory or "smollm2".
+func (s *Session) Load(ctx context.Context, b compute.Backend, backendName, path, dtype string) (*base, error) {
+	s.mu.Lock()
+	if s.bases == nil {
+		s.bases = map[string]*base{}
+	}
+	key := backendName + "\x00" + path + "\x00" + dtype
+	m := s.bases[key]
+	if m == nil {
+		m = &base{}
+		s.bases[key] = m
+	}
+	s.mu.Unlock()
+	m.once.Do(func() { m.err = m.load(ctx, s, b, path, dtype) })
+	if m.err != nil {
+		s.mu.Lock()
+		delete(s.bases, key) // another trial may have better luck
+		s.mu.Unlock()
+	}
+	return m, m.err
+}
+
+func (m *base) load(ctx context.Context, s *Session, b compute.Backend, path, dtype string) (err error) {
+	if path == "smollm2" {
+		if path, err = fetch.SmolLM2(ctx, s.Log, s.Offline); err != nil {
+			return fmt.Errorf("model.path: %w", err)
+		}
+	}
+	t := dtypes.Float32
+	if dtype == "bfloat16" {
+		t = dtypes.BFloat16
+	}
+	if m.model, err = models.Load(path, t); err != nil {
+		return fmt.Errorf("model.path: %w", err)
+	}
+	if m.model.Tokenizer == nil {
+		return fmt.Errorf("model.path: %s has no tokenizer", path)
+	}
+	m.hash = m.model.Base.Hash()
+	m.sampler = sample.New(b, m.model.Config, models.Bucket)
+	m.scorer = models.NewScorer(b, m.model.Config, models.Bucket)
+	return nil
+}
+
+// scratch trains the small model of the configuration, once a study, and returns its directory.
+func scratch(ctx context.Context, c *Config, b compute.Backend, study string, s *corpus, ui UI) (string, error) {
+	key := []any{"scratch", c.Model.Scratch, c.Pretrain, c.Task, c.Backend, c.MaxPromptTokens, c.MaxCompletionTokens}
+	return sharedWork(ctx, study, key, func(dir string) error {
+		t, err := tokenizer.FromWords(s.words)
+		if err != nil {
+			return fmt.Errorf("task: %w", err)
+		}
+		sc := c.Model.Scratch
+		m := &models.Model{Tokenizer: t, Config: models.Config{
+			Architecture: "llama", VocabSize: t.VocabSize(), HiddenSize: sc.Hidden, IntermediateSize: sc.Intermediate,
+			NumLayers: sc.Layers, NumHeads: sc.Heads, NumKVHeads: sc.KVHeads, HeadDim: sc.Hidden / sc.Heads,
+			MaxPositions: 2 * (c.MaxPromptTokens + c.MaxCompletionTokens), RopeTheta: 10000, RMSNormEps: 1e-5, TieEmbeddings: true,
+		}}
+		m.Base = models.InitWeights(m.Config, c.Pretrain.Seed)
+		prompts, _, err := tokenise(m, "none", s.sft, c.MaxPromptTokens)
+		if err != nil {
+			return err
+		}
+		trained := models.Policy{Name: "scratch", Base: m.Base}
+		if c.Pretrain.Steps > 0 {
+			log, err := OpenMetrics(filepath.Join(dir, "metrics.jsonl"))
+			if err != nil {
+				return err
+			}
+			defer log.Close()
+			trained, err = bpo.SFT(ctx, bpo.SFTSetup{
+				Config: c.Pretrain.SFTConfig, Backend: b, Model: m, Start: trained, Full: true, Prompts: prompts,
+				MaxCompletionTokens: c.MaxCompletionTokens, Seed: c.Pretrain.Seed,
+				Log:      func(step int, v bpo.Metrics) error { return log.Append(step, v) },
+				Progress: func(_ string, step, of int) { ui.Doing("pretrain", step, of) },
+			})
+			if err != nil {
+				return fmt.Errorf("pretrain: %w", err)
+			}
+		}
+		m.Base, _ = trained.Sets()
+		return m.Save(dir)
+	})
+}
+
+// startPolicies are the learners' starting adapters: fine-tuned on reference texts, once a study for each seed, or
+// fresh ones, which leave the base model as it is.
+func startPolicies(ctx context.Context, c *Config, b compute.Backend, m *base, study string, s *corpus, ui UI) ([]models.Policy, error) {
+	var prompts []bpo.Prompt
+	out := make([]models.Policy, c.Learners)
+	for i := range out {
+		seed := c.Seed + uint64(i)
+		fresh := models.Policy{Name: "sft", Base: m.model.Base, Adapter: models.NewAdapter(m.model.Config, c.LoRA, seed)}
+		if c.SFT.Steps == 0 {
+			out[i] = fresh
+			continue
+		}
+		texts, err := s.hash()
+		if err != nil {
+			return nil, err
+		}
+		key := []any{"sft", m.hash, c.SFT, c.LoRA, seed, texts["prompts/sft"], c.Model.Chat, c.MaxPromptTokens, c.MaxCompletionTokens, c.Backend}
+		dir, err := sharedWork(ctx, study, key, func(dir string) error {
+			if prompts == nil {
+				if prompts, _, err = tokenise(m.model, c.Model.Chat, s.sft, c.MaxPromptTokens); err != nil {
+					return err
+				}
+			}
+			policy, err := bpo.SFT(ctx, bpo.SFTSetup{
+				Config: c.SFT, Backend: b, Model: m.model, Start: fresh, Prompts: prompts,
+				MaxCompletionTokens: c.MaxCompletionTokens, Seed: seed,
+				Progress: func(_ string, step, of int) { ui.Doing("sft", step, of) },
+			})
+			if err != nil {
+				return err
+			}
+			defer policy.Adapter.Weights.Finalize()
+			return bpo.SavePolicy(filepath.Join(dir, bpo.PolicyFile), policy)
+		})
+		if err != nil {
+			return nil, fmt.Errorf("sft of learner %d: %w", i, err)
+		}
+		// Read back even where it was just made, so that every trial starts from the same bytes.
+		if out[i], err = bpo.LoadPolicy(filepath.Join(dir, bpo.PolicyFile), m.model); err != nil {
+			return nil, err
+		}
+		out[i].Name = "sft"
+	}
+	return out, nil
+}

@@ -1,0 +1,48 @@
+package experiments
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gofrs/flock"
+)
+
+// sharedWork returns the directory <study>/shared/<hash of key>, made by build at most once however many trials and
+// processes want it at the same time: they wait for the one that holds the lock. build fills a directory that
+// appears under its name only when it is complete.
+func sharedWork(ctx context.Context, study string, key any, build func(dir string) error) (string, error) {
+	hash, err := hashOf(key)
+	if err != nil {
+		return "", err
+	}
+	dir := filepath.Join(study, "shared", hash)
+	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
+		return "", fmt.Errorf("shared work: %w", err)
+	}
+	lock := flock.New(dir + ".lock")
+	if _, err := lock.TryLockContext(ctx, 200*time.Millisecond); err != nil {
+		return "", fmt.Errorf("shared work %s: %w", dir, err)
+	}
+	defer lock.Close()
+	if _, err := os.Stat(dir); err == nil {
+		return dir, nil
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("shared work: %w", err)
+	}
+	tmp := dir + ".tmp" // left over where a builder was killed; nobody else holds the lock
+	if err := errors.Join(os.RemoveAll(tmp), os.Mkdir(tmp, 0o755)); err != nil {
+		return "", fmt.Errorf("shared work: %w", err)
+	}
+	if err := build(tmp); err != nil {
+		return "", err
+	}
+	if err := os.Rename(tmp, dir); err != nil {
+		return "", fmt.Errorf("shared work: %w", err)
+	}
+	return dir, nil
+}

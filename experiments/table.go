@@ -1,0 +1,269 @@
+package experiments
+
+import (
+	"bytes"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"gobpo/experiments/stats"
+)
+
+// Cell is one number of the table over seeds: the mean with the half width of its 95 % interval (Student's t over
+// seeds; for one seed the bootstrap over prompts where there is one). Missing numbers are nil.
+type Cell struct {
+	Mean *float64 `json:"mean"`
+	Half *float64 `json:"half_width,omitempty"`
+}
+
+// Row is one arm of a sweep: all trials that agree in everything but the seed.
+type Row struct {
+	Settings []Setting       `json:"-"`
+	Point    map[string]any  `json:"settings"`
+	Method   string          `json:"method"`
+	Seeds    int             `json:"seeds"` // runs that are done
+	Failed   int             `json:"failed,omitempty"`
+	Missing  int             `json:"missing,omitempty"`
+	Cells    map[string]Cell `json:"metrics"`
+	Runs     []string        `json:"runs"` // hashes, in seed order
+}
+
+// Table is a sweep's results, one row an arm.
+type Table struct {
+	Study   string          `json:"study"`
+	Keys    []string        `json:"keys"` // swept, other than the seed
+	Rows    []Row           `json:"rows"`
+	Initial map[string]Cell `json:"initial"` // the start policy, over its seeds
+}
+
+// columns of the printed table; the JSON holds every metric.
+var columns = []struct{ metric, title string }{
+	{"eval/win_rate", "win rate"}, {"eval/score", "score"}, {"kl/initial", "KL"},
+	{"eval/length", "words"}, {"eval/distinct_2", "distinct-2"}, {"eval/unique", "unique"},
+}
+
+// MakeTable gathers the results of a sweep's trials.
+func MakeTable(out string, trials []Trial) (Table, error) {
+	t := Table{Initial: map[string]Cell{}}
+	byArm := map[string]int{}
+	finals, initials := [][]Result{}, map[string]Result{}
+	for _, trial := range trials {
+		t.Study = trial.Config.Study
+		arm := Trial{Point: withoutSeed(trial.Point)}
+		name := arm.String()
+		i, ok := byArm[name]
+		if !ok {
+			i = len(t.Rows)
+			byArm[name] = i
+			point := map[string]any{}
+			for _, s := range arm.Point {
+				point[s.Key] = s.Value
+			}
+			t.Rows = append(t.Rows, Row{Settings: arm.Point, Point: point, Method: trial.Config.Method()})
+			finals = append(finals, nil)
+		}
+		row := &t.Rows[i]
+		dir := filepath.Join(StudyDir(out, trial.Config), trial.Hash)
+		m, err := ReadManifest(dir)
+		if err != nil {
+			return t, err
+		}
+		switch m.State {
+		case Done:
+			r, err := ReadResult(dir)
+			if err != nil {
+				return t, err
+			}
+			row.Seeds++
+			row.Runs = append(row.Runs, trial.Hash)
+			finals[i] = append(finals[i], r)
+			initials[r.InitialDir] = Result{Final: r.Initial}
+		case Failed:
+			row.Failed++
+		default:
+			row.Missing++
+		}
+	}
+	for i := range t.Rows {
+		t.Rows[i].Cells = cells(finals[i])
+	}
+	var starts []Result
+	for _, r := range initials {
+		starts = append(starts, r)
+	}
+	t.Initial = cells(starts)
+	for _, r := range t.Rows {
+		for _, s := range r.Settings {
+			if !slices.Contains(t.Keys, s.Key) {
+				t.Keys = append(t.Keys, s.Key)
+			}
+		}
+	}
+	return t, nil
+}
+
+func withoutSeed(point []Setting) []Setting {
+	var out []Setting
+	for _, s := range point {
+		if s.Key != "seed" {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// cells summarises every metric of an arm's runs.
+func cells(results []Result) map[string]Cell {
+	values := map[string][]float64{}
+	for _, r := range results {
+		for k, v := range r.Final {
+			values[k] = append(values[k], v)
+		}
+	}
+	out := map[string]Cell{}
+	for k, v := range values {
+		s := stats.OverSeeds(v, 0.95)
+		cell := Cell{Mean: finite(s.Mean)}
+		if len(v) > 1 {
+			cell.Half = finite((s.Interval.High - s.Interval.Low) / 2)
+		} else if k == "eval/win_rate" {
+			cell.Half = finite((results[0].Final["eval/win_rate_high"] - results[0].Final["eval/win_rate_low"]) / 2)
+		}
+		out[k] = cell
+	}
+	return out
+}
+
+func finite(v float64) *float64 {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		return nil
+	}
+	return &v
+}
+
+// String is "0.612 ± 0.031", or "–" where there is no number.
+func (c Cell) String() string {
+	if c.Mean == nil {
+		return "–"
+	}
+	digits := 3
+	if math.Abs(*c.Mean) >= 10 {
+		digits = 1
+	}
+	s := strconv.FormatFloat(*c.Mean, 'f', digits, 64)
+	if c.Half != nil {
+		s += " ± " + strconv.FormatFloat(*c.Half, 'f', digits, 64)
+	}
+	return s
+}
+
+// settings are the row's values of the swept keys, "" where it has none.
+func (r Row) settings(keys []string) []string {
+	out := make([]string, len(keys))
+	for i, k := range keys {
+		if v, ok := r.Point[k]; ok {
+			out[i] = showValue(v)
+		}
+	}
+	return out
+}
+
+// grid is the table as text: a header and a line for the start policy and each arm.
+func (t Table) grid() [][]string {
+	header := append([]string{}, t.Keys...)
+	header = append(header, "method", "seeds")
+	for _, c := range columns {
+		header = append(header, c.title)
+	}
+	lines := [][]string{header}
+	start := make([]string, len(t.Keys))
+	start = append(start, "start policy", "")
+	for _, c := range columns {
+		start = append(start, t.Initial[c.metric].String())
+	}
+	if len(t.Initial) > 0 {
+		lines = append(lines, start)
+	}
+	for _, r := range t.Rows {
+		line := r.settings(t.Keys)
+		seeds := strconv.Itoa(r.Seeds)
+		if r.Failed > 0 {
+			seeds += fmt.Sprintf(" (%d failed)", r.Failed)
+		}
+		if r.Missing > 0 {
+			seeds += fmt.Sprintf(" (%d missing)", r.Missing)
+		}
+		line = append(line, r.Method, seeds)
+		for _, c := range columns {
+			line = append(line, r.Cells[c.metric].String())
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// Print writes the table aligned for a terminal.
+func (t Table) Print(w io.Writer) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, line := range t.grid() {
+		fmt.Fprintln(tw, strings.Join(line, "\t"))
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(w, t.Legend())
+	return err
+}
+
+// Legend says what the numbers are.
+func (t Table) Legend() string {
+	return "mean ± half width of the 95 % interval: over seeds (Student's t), for one seed over prompts (bootstrap); " +
+		"win rate against the reference texts, a tie counting one half; KL to the start policy in nats a completion"
+}
+
+// Save writes results.md, results.csv and results.json into the study's directory.
+func (t Table) Save(dir string) error {
+	var md, cs bytes.Buffer
+	for i, line := range t.grid() {
+		fmt.Fprintf(&md, "| %s |\n", strings.Join(line, " | "))
+		if i == 0 {
+			fmt.Fprintf(&md, "|%s\n", strings.Repeat("---|", len(line)))
+		}
+	}
+	fmt.Fprintf(&md, "\n%s.\n", t.Legend())
+	w := csv.NewWriter(&cs)
+	header := append(append([]string{}, t.Keys...), "method", "seeds", "failed", "missing")
+	for _, c := range columns {
+		header = append(header, c.metric, c.metric+"_half_width")
+	}
+	rows := [][]string{header}
+	for _, r := range t.Rows {
+		line := r.settings(t.Keys)
+		line = append(line, r.Method, strconv.Itoa(r.Seeds), strconv.Itoa(r.Failed), strconv.Itoa(r.Missing))
+		for _, c := range columns {
+			line = append(line, number(r.Cells[c.metric].Mean), number(r.Cells[c.metric].Half))
+		}
+		rows = append(rows, line)
+	}
+	if err := w.WriteAll(rows); err != nil {
+		return err
+	}
+	return errors.Join(
+		WriteFile(filepath.Join(dir, "results.md"), md.Bytes()),
+		WriteFile(filepath.Join(dir, "results.csv"), cs.Bytes()),
+		writeJSON(filepath.Join(dir, "results.json"), t))
+}
+
+func number(v *float64) string {
+	if v == nil {
+		return ""
+	}
+	return strconv.FormatFloat(*v, 'g', -1, 64)
+}
