@@ -21,20 +21,18 @@ const (
 // file's first row. docs/data.md shows each.
 var Layouts = []string{"auto", "prompts", "preferences", "prompt-label", "prompt-completion", "prompt-only", "messages", "trl", "hh"}
 
-var (
-	referenceKeys = []string{"label", "reference", "completion"}
-	knownKeys     = func() map[string]bool {
-		m := map[string]bool{}
-		for _, k := range []string{
-			"id", "prompt", "label", "reference", "completion", "messages", "chosen", "rejected", "prompt_id",
-			"prompt_ids", "chosen_ids", "rejected_ids", "chosen_score", "rejected_score", "score_chosen", "score_rejected",
-			"chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps", "annotator", "behavior_version", "phase", "step",
-		} {
-			m[k] = true
-		}
-		return m
-	}()
-)
+// knownKeys are the keys, or Parquet columns, that some layout reads.
+var knownKeys = func() map[string]bool {
+	m := map[string]bool{}
+	for _, k := range []string{
+		"id", "prompt", "label", "reference", "completion", "messages", "chosen", "rejected", "prompt_id",
+		"prompt_ids", "chosen_ids", "rejected_ids", "chosen_score", "rejected_score", "score_chosen", "score_rejected",
+		"chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps", "annotator", "behavior_version", "phase", "step",
+	} {
+		m[k] = true
+	}
+	return m
+}()
 
 // detect names the layout of a row by its keys and values.
 func detect(r rawRow) (string, error) {
@@ -46,7 +44,7 @@ func detect(r rawRow) (string, error) {
 		if _, isText := r.text("prompt"); err == nil && isText == nil && (has("prompt_id") || has("chosen_ids") || has("behavior_version")) {
 			return "preferences", nil
 		}
-		if !has("prompt") && isTranscript(c) && isTranscript(j) {
+		if p, _ := r.text("prompt"); p == "" && isTranscript(c) && isTranscript(j) {
 			return "hh", nil
 		}
 		return "trl", nil

@@ -33,7 +33,7 @@ func Describe(path string) (Info, error) {
 	}
 	info.Format = "parquet"
 	row := int64(0)
-	return info, guard(path, &row, func() error {
+	err = guard(path, &row, func() error {
 		f, pf, err := openParquet(path)
 		if err != nil {
 			return err
@@ -46,6 +46,7 @@ func Describe(path string) (Info, error) {
 		}
 		return nil
 	})
+	return info, err
 }
 
 // typeName is a column's type in short; "?" marks one that may be null.

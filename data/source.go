@@ -182,13 +182,10 @@ func jsonFields(v any) (map[string]json.RawMessage, error) {
 	}
 	fields := make(map[string]json.RawMessage, len(m))
 	for k, v := range m {
-		if v == nil {
-			continue // a null column is an absent key
-		}
 		if b, ok := v.([]byte); ok { // BYTE_ARRAY without a string annotation
 			v = string(b)
 		}
-		if s, ok := v.(string); ok && !utf8.ValidString(s) {
+		if s, ok := v.(string); ok && !utf8.ValidString(s) && knownKeys[k] {
 			return nil, fmt.Errorf("column %q: not valid UTF-8", k)
 		}
 		b, err := json.Marshal(v)
