@@ -117,7 +117,8 @@ func parseName(name string) (spec, error) {
 
 func openGo() (compute.Backend, error) {
 	// gomlx's fused Softmax and Dense fail at run time on bfloat16 and float16 in the Go backend instead of falling
-	// back to the decomposed ops. XLA's CPU plugin has none of the fused ops, so this changes nothing there.
+	// back to the decomposed ops. XLA's CPU plugin has none of the fused ops, so this changes nothing there. The
+	// price on the Go backend: a [512,512] softmax takes 8.4 ms instead of 3.4 beside the 70 ms of a matmul that size.
 	if _, set := os.LookupEnv("GOMLX_FUSION"); !set {
 		if err := os.Setenv("GOMLX_FUSION", "0"); err != nil {
 			return nil, fmt.Errorf("backend go: %w", err)
