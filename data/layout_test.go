@@ -212,6 +212,13 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
+func TestLongLine(t *testing.T) {
+	path := file(t, "x.jsonl.gz", `{"prompt":"`+strings.Repeat("x", maxLine)+`"}`)
+	if _, err := LoadPrompts(path); err == nil || !strings.Contains(err.Error(), "line 1: longer than 64 MiB") {
+		t.Errorf("endless line: %v", err)
+	}
+}
+
 func TestGzip(t *testing.T) {
 	content := strings.Repeat(`{"prompt":"Q","label":"A"}`+"\n", 5000)
 	path := file(t, "x.jsonl.gz", "\ufeff"+content) // with a byte order mark, as some editors write
@@ -229,7 +236,7 @@ func TestGzip(t *testing.T) {
 		if err := os.WriteFile(path, b, 0o666); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := LoadPrompts(path); err == nil || !strings.HasPrefix(err.Error(), path+": ") {
+		if _, err := LoadPrompts(path); err == nil || !strings.HasPrefix(err.Error(), path+": ") || !strings.Contains(err.Error(), "corrupt gzip") {
 			t.Errorf("%s gzip: %v", name, err)
 		}
 	}

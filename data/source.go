@@ -18,6 +18,8 @@ import (
 // maxLine bounds the memory one JSON line can take: longer is not a record.
 const maxLine = 64 << 20
 
+var errLongLine = fmt.Errorf("longer than %d MiB, so no record", maxLine>>20)
+
 // rawRow is one row of a foreign file: its known keys, still JSON.
 type rawRow struct {
 	at     string // "file: line 12" or "file: row 12", the start of every message about it
@@ -62,20 +64,23 @@ func rawLines(path string) iter.Seq2[rawRow, error] {
 			return
 		}
 		defer f.Close()
-		in := bufio.NewReaderSize(f, 1<<16)
+		in, what := bufio.NewReaderSize(f, 1<<16), "cannot be read"
 		if magic, _ := in.Peek(2); string(magic) == "\x1f\x8b" {
 			z, err := gzip.NewReader(in)
 			if err != nil {
 				yield(rawRow{}, fmt.Errorf("%s: corrupt gzip header: %w", path, err))
 				return
 			}
-			in = bufio.NewReaderSize(z, 1<<16)
+			in, what = bufio.NewReaderSize(z, 1<<16), "truncated or corrupt gzip data"
 		}
 		var line []byte
 		for n := 1; ; n++ {
 			at := fmt.Sprintf("%s: line %d", path, n)
 			line, err = readLine(in, line[:0])
 			if err != nil && !errors.Is(err, io.EOF) {
+				if !errors.Is(err, errLongLine) {
+					err = fmt.Errorf("%s: %w", what, err)
+				}
 				yield(rawRow{}, fmt.Errorf("%s: %w", at, err))
 				return
 			}
@@ -106,7 +111,7 @@ func readLine(in *bufio.Reader, buf []byte) ([]byte, error) {
 		part, err := in.ReadSlice('\n')
 		buf = append(buf, part...)
 		if len(buf) > maxLine {
-			return buf, fmt.Errorf("longer than %d MiB", maxLine>>20)
+			return buf, errLongLine
 		}
 		if !errors.Is(err, bufio.ErrBufferFull) {
 			return buf, err

@@ -101,7 +101,7 @@ exit status is non-zero. Everything else is a warning.`,
 				err = rep.Print(cmd.OutOrStdout())
 			}
 			if err == nil && len(rep.Errors) > 0 {
-				err = fmt.Errorf("data check: %d errors, the first: %s", len(rep.Errors), rep.Errors[0])
+				err = fmt.Errorf("data check: the report above has %d errors", len(rep.Errors))
 			}
 			return err
 		},
