@@ -40,7 +40,7 @@ come from (data). bpo sweep runs the grid over them; bpo report draws it.`,
 	f.Bool("offline", false, "never download anything")
 	f.BoolP("verbose", "v", false, "more messages, and the trace of a failure inside graph code")
 	root.AddCommand(
-		newValidateCmd(), newShowCmd(), newTrainCmd(), newSweepCmd(), newLossesCmd(), newAnnotatorsCmd(),
+		newValidateCmd(), newShowCmd(), newTrainCmd(), newSweepCmd(), newReportCmd(), newLossesCmd(), newAnnotatorsCmd(),
 		newDoctorCmd(), newFetchCmd(), newDataCmd(),
 	)
 	return root

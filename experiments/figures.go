@@ -1,0 +1,280 @@
+package experiments
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"math"
+	"path/filepath"
+	"slices"
+	"strings"
+)
+
+func sortedNames[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// layout says which swept keys are drawn how: x along the axis, panel one plot each, the others as series.
+type layout struct {
+	xKey, panelKey string
+	xs             []string // values of xKey in order
+	panels         []string // values of panelKey in order; one "" where it is not swept
+	arms           []string // names of series
+	keys           []string
+}
+
+func layoutOf(t Table) layout {
+	l := layout{}
+	for _, k := range t.Keys {
+		switch k {
+		case "refresh", "refresh_every":
+			l.xKey = k
+		case "loss.beta":
+			l.panelKey = k
+		}
+	}
+	for _, k := range t.Keys {
+		if k != l.xKey && k != l.panelKey {
+			l.keys = append(l.keys, k)
+		}
+	}
+	for _, r := range t.Rows {
+		for _, v := range []struct {
+			into *[]string
+			s    string
+		}{{&l.xs, l.x(r)}, {&l.panels, l.panel(r)}, {&l.arms, l.arm(r)}} {
+			if !slices.Contains(*v.into, v.s) {
+				*v.into = append(*v.into, v.s)
+			}
+		}
+	}
+	return l
+}
+
+func (l layout) x(r Row) string     { return pointText(r, l.xKey) }
+func (l layout) panel(r Row) string { return pointText(r, l.panelKey) }
+
+// arm names a row's series: what else is swept, in words.
+func (l layout) arm(r Row) string {
+	var words []string
+	for _, k := range l.keys {
+		v := pointText(r, k)
+		switch {
+		case v == "":
+		case k == "reference" && v == "behavior":
+			words = append(words, "reference = behavior (BPO)")
+		case k == "reference":
+			words = append(words, "reference = "+v)
+		case k == "behavior":
+			words = append(words, v+" samples")
+		default:
+			words = append(words, k+" = "+v)
+		}
+	}
+	if len(words) == 0 {
+		return r.Method
+	}
+	return strings.Join(words, ", ")
+}
+
+func pointText(r Row, key string) string {
+	if v, ok := r.Point[key]; ok {
+		return showValue(v)
+	}
+	return ""
+}
+
+func (l layout) panelTitle(value string) string {
+	if l.panelKey == "" {
+		return ""
+	}
+	return "β = " + value
+}
+
+func (l layout) xLabel() string {
+	if l.xKey == "refresh_every" {
+		return "K, steps of a data-collection phase"
+	}
+	return "F, data-collection phases"
+}
+
+// figures are the plots that a study's table and runs allow.
+func figures(t Table, study string) ([]figure, error) {
+	l := layoutOf(t)
+	out := []figure{winRateOverF(t, l), winRateOverKL(t, l)}
+	curves, err := trainingCurves(t, l, study)
+	out = append(out, curves...)
+	return slices.DeleteFunc(out, func(f figure) bool { return len(f.panels) == 0 }), err
+}
+
+func winRateOverF(t Table, l layout) figure {
+	f := figure{name: "win-rate-over-f", title: "Win rate over F",
+		caption: "Win rate against the reference texts (a tie counts one half) on the test prompts. Bars are 95 % intervals; the marks of one F stand side by side so that they can be told apart."}
+	if l.xKey == "" {
+		f.title, l.xs = "Win rate by arm", []string{""}
+	}
+	for pi, value := range l.panels {
+		p := panel{title: l.panelTitle(value), x: l.xLabel(), y: "win rate", ticks: l.xs, rate: true, legend: pi == 0, lines: baselines(t)}
+		for ai, arm := range l.arms {
+			s := series{name: arm, hue: ai, marks: true}
+			for _, r := range t.Rows {
+				c := r.Cells["eval/win_rate"]
+				if l.panel(r) != value || l.arm(r) != arm || c.Mean == nil {
+					continue
+				}
+				shift := 0.07 * (float64(ai) - float64(len(l.arms)-1)/2)
+				s.points = append(s.points, point{x: float64(max(0, slices.Index(l.xs, l.x(r)))) + shift, y: *c.Mean, half: valueOr(c.Half, 0)})
+			}
+			p.series = append(p.series, s)
+		}
+		f.panels = append(f.panels, p)
+	}
+	return shareY(f)
+}
+
+func winRateOverKL(t Table, l layout) figure {
+	f := figure{name: "win-rate-over-kl", title: "Win rate over KL to the start policy",
+		caption: "Each mark is an arm at one F, lines join growing F. Further right is further from the start policy; for the same win rate, less is better."}
+	for pi, value := range l.panels {
+		p := panel{title: l.panelTitle(value), x: "KL to the start policy (nats a completion)", y: "win rate", rate: true, legend: pi == 0}
+		if y, ok := baselines(t)[parLine]; ok {
+			p.lines = map[string]float64{parLine: y}
+		}
+		for ai, arm := range l.arms {
+			s := series{name: arm, hue: ai, marks: true}
+			for _, r := range t.Rows {
+				kl, win := r.Cells["kl/initial"], r.Cells["eval/win_rate"]
+				if l.panel(r) != value || l.arm(r) != arm || kl.Mean == nil || win.Mean == nil {
+					continue
+				}
+				label := ""
+				if l.xKey == "refresh" {
+					label = "F=" + l.x(r)
+				}
+				s.points = append(s.points, point{x: *kl.Mean, y: *win.Mean, half: valueOr(win.Half, 0), label: label})
+			}
+			if len(s.points) > 0 {
+				p.series = append(p.series, s)
+			}
+		}
+		if len(p.series) == 0 {
+			return figure{}
+		}
+		f.panels = append(f.panels, p)
+	}
+	return shareY(f)
+}
+
+func baselines(t Table) map[string]float64 {
+	lines := map[string]float64{parLine: 0.5}
+	if c := t.Initial["eval/win_rate"]; c.Mean != nil {
+		lines["start policy"] = *c.Mean
+	}
+	return lines
+}
+
+// shareY gives the panels of a figure one scale, by marks that are not seen.
+func shareY(f figure) figure {
+	lo, hi := math.Inf(1), math.Inf(-1)
+	for _, p := range f.panels {
+		for _, s := range p.series {
+			for _, q := range s.points {
+				lo, hi = min(lo, q.y-q.half), max(hi, q.y+q.half)
+			}
+		}
+		for _, y := range p.lines {
+			lo, hi = min(lo, y), max(hi, y)
+		}
+	}
+	for i := range f.panels {
+		f.panels[i].yMin, f.panels[i].yMax, f.panels[i].entries = lo, hi, len(f.panels[0].series)+len(f.panels[0].lines)
+	}
+	return f
+}
+
+// curveMetrics are drawn over steps, as far as the runs have them.
+var curveMetrics = []struct{ name, title string }{
+	{"eval/win_rate", "win rate (dev)"}, {"loss", "loss"}, {"rewards/margins", "reward margin"},
+	{"rewards/accuracies", "reward accuracy"}, {"kl/initial", "KL to the start policy"},
+}
+
+// trainingCurves draws each metric over steps, averaged over the seeds of an arm, one figure a panel value.
+func trainingCurves(t Table, l layout, study string) ([]figure, error) {
+	var out []figure
+	for _, value := range l.panels {
+		f := figure{name: "training", title: "Training", caption: "Means over seeds."}
+		if l.panelKey != "" {
+			f.name += "-beta-" + value
+			f.title += ", β = " + value
+		}
+		var rows []Row
+		for _, r := range t.Rows {
+			if l.panel(r) == value && r.Seeds > 0 {
+				rows = append(rows, r)
+			}
+		}
+		const most = 10 // lines that can be told apart
+		if len(rows) > most {
+			f.caption += fmt.Sprintf(" The first %d of %d arms.", most, len(rows))
+			rows = rows[:most]
+		}
+		curves := make([]map[string][]point, len(rows))
+		for i, r := range rows {
+			var err error
+			if curves[i], err = meanCurves(study, r.Runs); err != nil {
+				return nil, err
+			}
+		}
+		for _, m := range curveMetrics {
+			p := panel{title: m.title, x: "step", legend: len(f.panels) == 0}
+			seen := 0
+			for i, r := range rows {
+				name := l.arm(r)
+				if x := l.x(r); x != "" {
+					name = strings.TrimPrefix(strings.NewReplacer("refresh_every", "K", "refresh", "F").Replace(l.xKey), ".") + "=" + x + ", " + name
+				}
+				points := curves[i][m.name]
+				seen += len(points)
+				p.series = append(p.series, series{name: name, hue: slices.Index(l.arms, l.arm(r)), dash: max(0, slices.Index(l.xs, l.x(r))), points: points})
+			}
+			if seen > 0 {
+				f.panels = append(f.panels, p)
+			}
+		}
+		out = append(out, f)
+	}
+	return out, nil
+}
+
+// meanCurves averages the metrics of runs step by step.
+func meanCurves(study string, runs []string) (map[string][]point, error) {
+	sums, counts := map[string]map[int]float64{}, map[string]map[int]float64{}
+	for _, run := range runs {
+		steps, err := ReadMetrics(filepath.Join(study, run, "metrics.jsonl"))
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range steps {
+			for k, v := range s.Values {
+				if sums[k] == nil {
+					sums[k], counts[k] = map[int]float64{}, map[int]float64{}
+				}
+				sums[k][s.Step] += v
+				counts[k][s.Step]++
+			}
+		}
+	}
+	out := map[string][]point{}
+	for k, bySteps := range sums {
+		for step, sum := range bySteps {
+			out[k] = append(out[k], point{x: float64(step), y: sum / counts[k][step]})
+		}
+		slices.SortFunc(out[k], func(a, b point) int { return cmp.Compare(a.x, b.x) })
+	}
+	return out, nil
+}
+
+func valueOr(p *float64, otherwise float64) float64 {
+	if p == nil {
+		return otherwise
+	}
+	return *p
+}

@@ -1,0 +1,26 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/spf13/cobra"
+
+	"gobpo/experiments"
+)
+
+func newReportCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "report runs/<study>",
+		Short: "Draw a study: one HTML page that needs nothing but itself, and figures as PNG and SVG",
+		Long: `Draw what stands in a study's directory: win rate over F for each β and arm with intervals, win rate over KL to the
+start policy, training curves, the table, and outputs side by side. Writes report.html and figures/ there.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path, err := experiments.Report(args[0])
+			if err == nil {
+				fmt.Fprintln(cmd.OutOrStdout(), path)
+			}
+			return err
+		},
+	}
+}
