@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"image/color"
 	"math"
+	"strconv"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
@@ -78,10 +79,11 @@ func (p panel) plot() (*plot.Plot, error) {
 		a.Tick.Label.Font.Size = vg.Points(9)
 		a.LineStyle.Color, a.Tick.LineStyle.Color = gray, gray
 		a.Padding = vg.Points(2)
+		a.Tick.Marker = plot.TickerFunc(niceTicks)
 	}
 	grid := plotter.NewGrid()
 	grid.Vertical.Width = 0
-	grid.Horizontal.Color = color.RGBA{0xE4, 0xE4, 0xE4, 255}
+	grid.Horizontal.Color = color.RGBA{0xDD, 0xDD, 0xDD, 255}
 	out.Add(grid)
 	if p.ticks != nil {
 		out.NominalX(p.ticks...)
@@ -97,6 +99,10 @@ func (p panel) plot() (*plot.Plot, error) {
 		if err := p.addLine(out, name, p.lines[name]); err != nil {
 			return nil, err
 		}
+	}
+	if p.ticks == nil && out.X.Min < out.X.Max { // marks at the edge keep their bars and texts
+		pad := 0.03 * (out.X.Max - out.X.Min)
+		out.X.Min, out.X.Max = out.X.Min-pad, out.X.Max+pad
 	}
 	if out.Y.Min > out.Y.Max { // nothing in it
 		out.Y.Min, out.Y.Max, out.X.Min, out.X.Max = 0, 1, 0, 1
@@ -129,15 +135,37 @@ func (p panel) plot() (*plot.Plot, error) {
 	return out, nil
 }
 
+// niceTicks puts about five ticks at multiples of 1, 2 or 5 times a power of ten.
+func niceTicks(lo, hi float64) []plot.Tick {
+	if !(hi > lo) {
+		return []plot.Tick{{Value: lo, Label: strconv.FormatFloat(lo, 'g', 3, 64)}}
+	}
+	unit := math.Pow(10, math.Floor(math.Log10((hi-lo)/5)))
+	step := unit
+	for _, m := range []float64{2, 5, 10} {
+		if (hi-lo)/step > 8 {
+			step = m * unit
+		}
+	}
+	digits := max(0, int(-math.Floor(math.Log10(step)+1e-9)))
+	var ticks []plot.Tick
+	for k := math.Ceil(lo/step - 1e-9); k*step <= hi+1e-9*step; k++ {
+		ticks = append(ticks, plot.Tick{Value: k * step, Label: strconv.FormatFloat(k*step+0, 'f', digits, 64)})
+	}
+	return ticks
+}
+
 func (p panel) addSeries(out *plot.Plot, s series) error {
 	if len(s.points) == 0 {
 		return nil
 	}
 	xys := make(plotter.XYs, len(s.points))
 	bars := make(plotter.YErrors, len(s.points))
-	labels := plotter.XYLabels{XYs: xys}
+	tops := make(plotter.XYs, len(s.points))
+	labels := plotter.XYLabels{XYs: tops}
 	for i, q := range s.points {
 		xys[i] = plotter.XY{X: q.x, Y: q.y}
+		tops[i] = plotter.XY{X: q.x, Y: q.y + q.half} // texts stand above their bars
 		bars[i].Low, bars[i].High = q.half, q.half
 		labels.Labels = append(labels.Labels, q.label)
 	}
@@ -166,9 +194,9 @@ func (p panel) addSeries(out *plot.Plot, s series) error {
 			return err
 		}
 		for i := range text.TextStyle {
-			text.TextStyle[i].Color, text.TextStyle[i].Font.Size = c, vg.Points(8)
+			text.TextStyle[i].Color, text.TextStyle[i].Font.Size, text.TextStyle[i].XAlign = c, vg.Points(8), draw.XCenter
 		}
-		text.Offset = vg.Point{X: vg.Points(4), Y: vg.Points(3)}
+		text.Offset = vg.Point{Y: vg.Points(3)}
 		out.Add(text)
 	}
 	if p.legend {
