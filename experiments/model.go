@@ -20,8 +20,9 @@ import (
 
 // Session is what the trials of one process share: the backend, base weights, and compiled samplers and scorers.
 type Session struct {
-	Offline bool
-	Log     io.Writer // notices of the backend and of downloads
+	Offline  bool
+	Override string    // a backend to use whatever a configuration says; results are then not those of the configuration
+	Log      io.Writer // notices of the backend and of downloads
 
 	mu       sync.Mutex
 	backends map[string]compute.Backend
@@ -40,6 +41,9 @@ type base struct {
 
 // Backend opens a backend by name, once.
 func (s *Session) Backend(name string) (compute.Backend, error) {
+	if s.Override != "" {
+		name = s.Override
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if b, ok := s.backends[name]; ok {
@@ -57,12 +61,12 @@ func (s *Session) Backend(name string) (compute.Backend, error) {
 }
 
 // Load loads a model once for a backend and dtype; path is a GGUF file, a Hugging Face directory or "smollm2".
-func (s *Session) Load(ctx context.Context, b compute.Backend, backendName, path, dtype string) (*base, error) {
+func (s *Session) Load(ctx context.Context, b compute.Backend, path, dtype string) (*base, error) {
 	s.mu.Lock()
 	if s.bases == nil {
 		s.bases = map[string]*base{}
 	}
-	key := backendName + "\x00" + path + "\x00" + dtype
+	key := fmt.Sprintf("%p %s %s", b, dtype, path)
 	m := s.bases[key]
 	if m == nil {
 		m = &base{}

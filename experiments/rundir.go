@@ -45,6 +45,7 @@ type RunDir struct {
 	Path     string
 	Manifest Manifest
 	lock     *flock.Flock
+	readOnly bool // looked at without the lock; Save does nothing
 }
 
 // ErrLocked is wrapped by the error of OpenRun where another process works in the directory.
@@ -76,7 +77,12 @@ func OpenRun(path string) (*RunDir, error) {
 func (r *RunDir) Close() error { return r.lock.Close() }
 
 // Save writes the manifest.
-func (r *RunDir) Save() error { return writeJSON(filepath.Join(r.Path, "manifest.json"), r.Manifest) }
+func (r *RunDir) Save() error {
+	if r.readOnly {
+		return nil
+	}
+	return writeJSON(filepath.Join(r.Path, "manifest.json"), r.Manifest)
+}
 
 // ReadManifest reads a run directory's manifest without the lock; a directory without one is Pending.
 func ReadManifest(path string) (Manifest, error) {

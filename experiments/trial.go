@@ -57,7 +57,7 @@ func (s *Session) prepare(ctx context.Context, cfg Config, dir *RunDir, ui UI) (
 			return nil, err
 		}
 	}
-	if r.base, err = s.Load(ctx, r.backend, cfg.Backend, path, cfg.Model.DType); err != nil {
+	if r.base, err = s.Load(ctx, r.backend, path, cfg.Model.DType); err != nil {
 		return nil, err
 	}
 	if most := r.base.model.Config.MaxPositions; cfg.MaxPromptTokens+cfg.MaxCompletionTokens > most {
@@ -99,6 +99,9 @@ func (r *trial) checkData() error {
 	}
 	now["model"] = r.base.hash
 	for name, was := range r.dir.Manifest.Data {
+		if r.dir.readOnly && name != "model" {
+			continue // to be measured on other prompts is what one opens it for
+		}
 		if now[name] != was {
 			return fmt.Errorf("%s changed since this run started (%s, was %s); delete %s to run it anew", name, now[name], was, r.dir.Path)
 		}

@@ -40,7 +40,8 @@ come from (data). bpo sweep runs the grid over them; bpo report draws it.`,
 	f.Bool("offline", false, "never download anything")
 	f.BoolP("verbose", "v", false, "more messages, and the trace of a failure inside graph code")
 	root.AddCommand(
-		newValidateCmd(), newShowCmd(), newTrainCmd(), newSweepCmd(), newReportCmd(), newLossesCmd(), newAnnotatorsCmd(),
+		newValidateCmd(), newShowCmd(), newTrainCmd(), newSweepCmd(), newReportCmd(), newEvalCmd(),
+		newSampleCmd(), newTokenizeCmd(), newLogprobsCmd(), newLossesCmd(), newAnnotatorsCmd(),
 		newDoctorCmd(), newFetchCmd(), newDataCmd(),
 	)
 	return root

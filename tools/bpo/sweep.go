@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"os"
 
 	"github.com/spf13/cobra"
 
@@ -63,5 +62,6 @@ results.json beside the runs; bpo report draws it.`,
 
 // newSession is what the trials of this process share.
 func newSession(cmd *cobra.Command) *experiments.Session {
-	return &experiments.Session{Offline: offline(cmd), Log: os.Stderr}
+	backend, _ := cmd.Flags().GetString("backend")
+	return &experiments.Session{Offline: offline(cmd), Override: backend, Log: cmd.ErrOrStderr()}
 }

@@ -1,0 +1,148 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+
+	"gobpo/bpo/annotate"
+	"gobpo/data"
+	"gobpo/experiments"
+)
+
+func newEvalCmd() *cobra.Command {
+	var annotator, references, prompts, out string
+	var useEval, asJSON bool
+	n, bootstrap := 0, 1000
+	cmd := &cobra.Command{
+		Use:   "eval runs/<study>/<run> | outputs.jsonl | outputs.parquet | outputs.txt",
+		Short: "Win rate against reference texts, with its interval, lengths, diversity and KL",
+		Long: `Measure a run's policy again, perhaps with another evaluator than its annotator or on other prompts; or judge outputs
+that are already there: completions with references in them (as bpo sample writes), or with --references a prompt
+file whose rows run in parallel with the outputs (a text file has one output a line).`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var a annotate.Config
+			if annotator != "" {
+				if err := parseAnnotator(annotator, &a); err != nil {
+					return err
+				}
+			}
+			var e experiments.Evaluation
+			info, err := os.Stat(args[0])
+			if err != nil {
+				return err
+			}
+			if info.IsDir() {
+				e, err = newSession(cmd).EvaluateRun(cmd.Context(), args[0], useEval, func(c *experiments.Config) error {
+					if a.Name != "" {
+						c.Eval.Annotator = a
+					}
+					if cmd.Flags().Changed("n") {
+						c.Eval.N = n
+					}
+					if prompts != "" {
+						c.Prompts.Test = prompts
+					}
+					c.Eval.Bootstrap = bootstrap
+					return nil
+				})
+			} else {
+				if a.Name == "" {
+					a.Name = "rouge_l"
+				}
+				var rows []data.Completion
+				if rows, err = outputsFrom(cmd, args[0], references); err == nil {
+					e, err = experiments.CompareTexts(cmd.Context(), rows, experiments.EvalConfig{Annotator: a, Bootstrap: bootstrap})
+				}
+			}
+			if err != nil {
+				return err
+			}
+			if out != "" {
+				if err := data.Write(out, e.Outputs, nil); err != nil {
+					return err
+				}
+			}
+			if asJSON {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(e.Metrics)
+			}
+			printMetrics(cmd.OutOrStdout(), nil, e.Metrics)
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&annotator, "annotator", "", `the evaluator: a name, or YAML as {name: length, max: 30} (default: the run's eval.annotator; rouge_l for outputs)`)
+	f.StringVar(&references, "references", "", "prompt file with a reference a row, for outputs that have none in them")
+	f.StringVar(&prompts, "prompts", "", "a run is measured on these prompts instead of its own")
+	f.BoolVar(&useEval, "dev", false, "a run is measured on its eval prompts, not its test prompts")
+	f.IntVar(&n, "n", n, "prompts; 0 is all (default: the run's eval.n)")
+	f.IntVar(&bootstrap, "bootstrap", bootstrap, "resamples for the interval")
+	f.StringVarP(&out, "out", "o", "", "write the outputs with their scores to this .parquet")
+	f.BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// parseAnnotator reads a name or a YAML mapping.
+func parseAnnotator(s string, a *annotate.Config) error {
+	if len(s) > 0 && s[0] != '{' {
+		a.Name = s
+		return nil
+	}
+	if err := yaml.Unmarshal([]byte(s), a); err != nil {
+		return fmt.Errorf("--annotator: %w", err)
+	}
+	return nil
+}
+
+// outputsFrom reads outputs and puts each beside its reference.
+func outputsFrom(cmd *cobra.Command, path, references string) ([]data.Completion, error) {
+	var rows []data.Completion
+	switch filepath.Ext(path) {
+	case ".parquet":
+		var err error
+		if rows, err = data.Read[data.Completion](path); err != nil {
+			return nil, err
+		}
+	case ".jsonl":
+		for l, err := range lines(cmd, path) {
+			var c data.Completion
+			if err == nil {
+				err = l.decode(&c)
+			}
+			if err != nil {
+				return nil, err
+			}
+			rows = append(rows, c)
+		}
+	default:
+		for l, err := range lines(cmd, path) {
+			if err != nil {
+				return nil, err
+			}
+			rows = append(rows, data.Completion{Text: string(l.raw)})
+		}
+	}
+	if references != "" {
+		prompts, err := data.LoadPrompts(references)
+		if err != nil {
+			return nil, err
+		}
+		if len(prompts) != len(rows) {
+			return nil, fmt.Errorf("%s has %d rows for the %d outputs of %s", references, len(prompts), len(rows), path)
+		}
+		for i, p := range prompts {
+			rows[i].Prompt, rows[i].Reference = p.Prompt, p.Reference
+		}
+	}
+	for i, r := range rows {
+		if r.Reference == "" {
+			return nil, fmt.Errorf("%s: output %d has no reference text; give them with --references", path, i+1)
+		}
+	}
+	return rows, nil
+}
