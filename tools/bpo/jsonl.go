@@ -72,10 +72,10 @@ type textOrIDs struct {
 // UnmarshalJSON tells the two apart.
 func (t *textOrIDs) UnmarshalJSON(raw []byte) error {
 	t.set = true
-	if len(raw) > 0 && raw[0] == '[' {
-		return json.Unmarshal(raw, &t.ids)
+	if json.Unmarshal(raw, &t.text) != nil && json.Unmarshal(raw, &t.ids) != nil {
+		return errors.New("want a text or a list of token ids")
 	}
-	return json.Unmarshal(raw, &t.text)
+	return nil
 }
 
 // inputArg is the verb's input: its argument, or standard input.

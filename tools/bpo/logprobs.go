@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -39,8 +40,8 @@ Errors name the file and line.`,
 				if err == nil {
 					err = s.add(cmd.Context(), l)
 				}
-				if err != nil {
-					return err
+				if err != nil { // the lines before it are not lost
+					return errors.Join(s.flush(cmd.Context()), err)
 				}
 			}
 			return s.flush(cmd.Context())

@@ -1,0 +1,26 @@
+# Recipes mirror the README; `just` lists them.
+
+default:
+    @just --list
+
+# the embedded experiment: a sweep over F, β and the reference, with its table and report
+quickstart *args:
+    go run ./tools/bpo sweep experiments/quickstart.yaml {{args}}
+    go run ./tools/bpo report runs/quickstart
+
+# all tests
+test *args:
+    go test ./... {{args}}
+
+# what CI refuses: unformatted files, vet, staticcheck
+lint:
+    test -z "$(gofmt -l . | tee /dev/stderr)"
+    go vet ./...
+    go tool staticcheck ./...
+
+# speed and memory, against transformers + peft where they are installed
+bench *args:
+    go run ./tools/bench {{args}}
+
+fmt:
+    gofmt -w .
