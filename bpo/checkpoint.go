@@ -1,0 +1,247 @@
+package bpo
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"gobpo/models"
+	"gobpo/models/weights"
+)
+
+// state is where a run stands, beside its tensors. Randomness needs no state: every draw is a function of the seed
+// and of counters that follow from Step.
+type state struct {
+	Step             int    `json:"step"`  // optimizer steps done
+	Phase            int    `json:"phase"` // collection phase the behavior policy belongs to
+	BehaviorVersion  int    `json:"behavior_version"`
+	ReferenceVersion int    `json:"reference_version"`
+	Learners         int    `json:"learners"`
+	Loss             string `json:"loss"`
+}
+
+const (
+	checkpointsDir  = "checkpoints"
+	keepCheckpoints = 2
+	stateFile       = "state.json"
+)
+
+// SavePolicy writes a policy's own tensors (adapter and overrides, not the base) to one safetensors file, atomically.
+func SavePolicy(path string, p models.Policy) error {
+	set, meta := models.Weights{}, map[string]string{"name": p.Name}
+	for name, t := range p.Override {
+		set["override."+name] = t
+	}
+	if p.Adapter != nil {
+		lora, err := json.Marshal(p.Adapter.LoRA)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		meta["lora"] = string(lora)
+		for name, t := range p.Adapter.Weights {
+			set["adapter."+name] = t
+		}
+	}
+	return weights.Write(path, set, meta)
+}
+
+// LoadPolicy reads what SavePolicy wrote, over a base. It checks every tensor against the model.
+func LoadPolicy(path string, m *models.Model) (models.Policy, error) {
+	p := models.Policy{Base: m.Base, Override: models.Weights{}}
+	set, meta, err := readSet(path)
+	if err != nil {
+		return p, err
+	}
+	p.Name = meta["name"]
+	if lora, ok := meta["lora"]; ok {
+		p.Adapter = &models.Adapter{Weights: models.Weights{}}
+		if err := json.Unmarshal([]byte(lora), &p.Adapter.LoRA); err != nil {
+			return p, fmt.Errorf("%s: metadata lora: %w", path, err)
+		}
+	}
+	for name, t := range set {
+		if rest, ok := strings.CutPrefix(name, "override."); ok {
+			base, known := m.Base[rest]
+			if !known || !slices.Equal(base.Shape().Dimensions, t.Shape().Dimensions) {
+				return p, fmt.Errorf("%s: tensor %s %v does not fit the model", path, rest, t.Shape().Dimensions)
+			}
+			p.Override[rest] = t
+		} else if rest, ok := strings.CutPrefix(name, "adapter."); ok && p.Adapter != nil {
+			p.Adapter.Weights[rest] = t
+		} else {
+			return p, fmt.Errorf("%s: unexpected tensor %s", path, name)
+		}
+	}
+	if p.Adapter != nil {
+		if err := p.Adapter.Check(m.Config); err != nil {
+			return p, fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	return p, nil
+}
+
+func readSet(path string) (models.Weights, map[string]string, error) {
+	f, err := weights.Open(path)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer f.Close()
+	set := models.Weights{}
+	for _, name := range f.Names() {
+		t, err := f.Tensor(name)
+		if err != nil {
+			return nil, nil, err
+		}
+		set[name] = t
+	}
+	return set, f.Metadata(), nil
+}
+
+// save writes a checkpoint into a temporary directory and renames it into place: a kill leaves the old one or the new.
+func (r *run) save(learners []*learner, behavior versioned, ref *reference, step, phase int) error {
+	root := filepath.Join(r.setup.Dir, checkpointsDir)
+	final := filepath.Join(root, fmt.Sprintf("step-%06d", step))
+	tmp := final + ".tmp"
+	if err := errors.Join(os.RemoveAll(tmp), os.MkdirAll(tmp, 0o777)); err != nil {
+		return fmt.Errorf("checkpoint: %w", err)
+	}
+	write := func() error {
+		for i, l := range learners {
+			policy, err := l.policy(fmt.Sprintf("learner-%d", i))
+			if err != nil {
+				return err
+			}
+			err = SavePolicy(filepath.Join(tmp, policy.Name+".safetensors"), policy)
+			release(policy)
+			if err != nil {
+				return err
+			}
+			if err := weights.Write(filepath.Join(tmp, fmt.Sprintf("moments-%d.safetensors", i)), models.Weights{flatM: l.m, flatV: l.v}, nil); err != nil {
+				return err
+			}
+		}
+		if err := SavePolicy(filepath.Join(tmp, "behavior.safetensors"), behavior.policy); err != nil {
+			return err
+		}
+		if ref.kind == "ema" {
+			if err := SavePolicy(filepath.Join(tmp, "reference.safetensors"), ref.policy); err != nil {
+				return err
+			}
+		}
+		text, err := json.MarshalIndent(state{
+			Step: step, Phase: phase, BehaviorVersion: behavior.version, ReferenceVersion: ref.version,
+			Learners: len(learners), Loss: r.cfg.Loss.String(),
+		}, "", "  ")
+		if err != nil {
+			return err
+		}
+		return writeSynced(filepath.Join(tmp, stateFile), append(text, '\n'))
+	}
+	if err := write(); err != nil {
+		return errors.Join(fmt.Errorf("checkpoint %s: %w", final, err), os.RemoveAll(tmp))
+	}
+	if err := errors.Join(syncDir(tmp), os.RemoveAll(final), os.Rename(tmp, final), syncDir(root)); err != nil {
+		return fmt.Errorf("checkpoint %s: %w", final, err)
+	}
+	steps, err := checkpoints(r.setup.Dir)
+	for _, old := range steps[:max(0, len(steps)-keepCheckpoints)] {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(root, old)))
+	}
+	return err
+}
+
+// load restores the newest checkpoint, if there is one.
+func (r *run) load(learners []*learner, behavior *versioned, ref *reference) (st state, ok bool, err error) {
+	steps, err := checkpoints(r.setup.Dir)
+	if err != nil || len(steps) == 0 {
+		return st, false, err
+	}
+	dir := filepath.Join(r.setup.Dir, checkpointsDir, steps[len(steps)-1])
+	text, err := os.ReadFile(filepath.Join(dir, stateFile))
+	if err != nil {
+		return st, false, fmt.Errorf("checkpoint: %w", err)
+	}
+	if err := json.Unmarshal(text, &st); err != nil {
+		return st, false, fmt.Errorf("checkpoint %s: %w", filepath.Join(dir, stateFile), err)
+	}
+	if st.Learners != len(learners) || st.Loss != r.cfg.Loss.String() {
+		return st, false, fmt.Errorf("checkpoint %s is of another run: %d learners with %s, want %d with %s", dir, st.Learners, st.Loss, len(learners), r.cfg.Loss)
+	}
+	for i, l := range learners {
+		p, err := LoadPolicy(filepath.Join(dir, fmt.Sprintf("learner-%d.safetensors", i)), r.setup.Model)
+		if err != nil {
+			return st, false, fmt.Errorf("checkpoint: %w", err)
+		}
+		path := filepath.Join(dir, fmt.Sprintf("moments-%d.safetensors", i))
+		moments, _, err := readSet(path)
+		if err != nil {
+			return st, false, fmt.Errorf("checkpoint: %w", err)
+		}
+		_, trained := p.Sets()
+		w, err := l.layout.pack(trained)
+		if err != nil {
+			return st, false, fmt.Errorf("checkpoint %s: %w", dir, err)
+		}
+		for _, name := range []string{flatM, flatV} {
+			if t := moments[name]; t == nil || t.Size() != l.layout.size() {
+				return st, false, fmt.Errorf("checkpoint: %s: moments %q do not fit the learner", path, name)
+			}
+		}
+		l.finalize()
+		l.w, l.m, l.v = w, moments[flatM], moments[flatV]
+	}
+	if behavior.policy, err = LoadPolicy(filepath.Join(dir, "behavior.safetensors"), r.setup.Model); err != nil {
+		return st, false, fmt.Errorf("checkpoint: %w", err)
+	}
+	if ref.kind == "ema" {
+		if ref.policy, err = LoadPolicy(filepath.Join(dir, "reference.safetensors"), r.setup.Model); err != nil {
+			return st, false, fmt.Errorf("checkpoint: %w", err)
+		}
+		ref.version = st.ReferenceVersion
+	}
+	behavior.version = st.BehaviorVersion
+	return st, true, nil
+}
+
+// checkpoints lists the complete checkpoints of a run, oldest first.
+func checkpoints(dir string) ([]string, error) {
+	entries, err := os.ReadDir(filepath.Join(dir, checkpointsDir))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("checkpoints: %w", err)
+	}
+	var steps []string
+	for _, e := range entries {
+		number, ok := strings.CutPrefix(e.Name(), "step-")
+		if _, err := strconv.Atoi(number); ok && err == nil {
+			steps = append(steps, e.Name())
+		}
+	}
+	slices.Sort(steps)
+	return steps, nil
+}
+
+func writeSynced(path string, text []byte) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

@@ -1,0 +1,256 @@
+package bpo
+
+import (
+	"fmt"
+	"strings"
+
+	"gobpo/models"
+)
+
+// Config is the method's part of an experiment. Its keys sit at the top level of the experiment file.
+type Config struct {
+	Seed uint64 `mapstructure:"seed" yaml:"seed"`
+
+	// Behavior says who samples: "learner" (the merged learners, refreshed) or "sft" (the start policy, always).
+	Behavior string `mapstructure:"behavior" yaml:"behavior"`
+	// Refresh is F, the number of data-collection phases, in 1..T. F=1 is offline, F=T is fully on-policy.
+	Refresh int `mapstructure:"refresh" yaml:"refresh"`
+	// RefreshEvery is K, the steps of a phase. Given instead of Refresh; 0 derives K = ⌈T/F⌉.
+	RefreshEvery int `mapstructure:"refresh_every" yaml:"refresh_every"`
+	// Reference is whom the loss stays close to: "behavior", "sft", "ema" or "checkpoint:<path>".
+	Reference string `mapstructure:"reference" yaml:"reference"`
+	// EMAAlpha and EMAEvery move an "ema" reference every EMAEvery steps to (1−α)·reference + α·policy
+	// (TR-DPO, arXiv 2404.09656; α=1 is its hard update).
+	EMAAlpha float64 `mapstructure:"ema_alpha" yaml:"ema_alpha"`
+	EMAEvery int     `mapstructure:"ema_every" yaml:"ema_every"`
+	// Data says where pairs come from: "behavior" (sampled and annotated) or "offline:<parquet>".
+	Data string `mapstructure:"data" yaml:"data"`
+
+	// Learners is n, the size of the ensemble; Merge the way it becomes one policy ("mean_delta", "peft_linear").
+	Learners int         `mapstructure:"learners" yaml:"learners"`
+	Merge    string      `mapstructure:"merge" yaml:"merge"`
+	LoRA     models.LoRA `mapstructure:"lora" yaml:"lora"`
+
+	// Steps is T, the optimizer steps of the run; BatchSize the prompts (and so annotations) of a step;
+	// MicroBatch the pairs of one gradient call (0 = BatchSize). Accumulation equals the large batch.
+	Steps      int `mapstructure:"steps" yaml:"steps"`
+	BatchSize  int `mapstructure:"batch_size" yaml:"batch_size"`
+	MicroBatch int `mapstructure:"micro_batch" yaml:"micro_batch"`
+
+	Loss      LossConfig      `mapstructure:"loss" yaml:"loss"`
+	Optimizer OptimizerConfig `mapstructure:"optimizer" yaml:"optimizer"`
+	Sample    SampleConfig    `mapstructure:"sample" yaml:"sample"`
+
+	// Prompts keep their last MaxPromptTokens tokens, completions their first MaxCompletionTokens.
+	MaxPromptTokens     int `mapstructure:"max_prompt_tokens" yaml:"max_prompt_tokens"`
+	MaxCompletionTokens int `mapstructure:"max_completion_tokens" yaml:"max_completion_tokens"`
+
+	// Ties says what becomes of two different completions with equal scores: "drop" or "random".
+	Ties string `mapstructure:"ties" yaml:"ties"`
+	// CheckpointEvery saves every so many steps, besides every phase start and the end (0 = only those).
+	CheckpointEvery int `mapstructure:"checkpoint_every" yaml:"checkpoint_every"`
+}
+
+// LossConfig chooses a registered loss and its parameters.
+type LossConfig struct {
+	Name string `mapstructure:"name" yaml:"name"`
+	// Beta is the proximity coefficient β > 0: larger stays closer to the reference.
+	Beta float64 `mapstructure:"beta" yaml:"beta"`
+	// LabelSmoothing is the assumed share of flipped labels, in [0, 0.5).
+	LabelSmoothing float64 `mapstructure:"label_smoothing" yaml:"label_smoothing"`
+	// Length is how token log-probs become sequence log-probs: "sum", "mean", or "default" (the loss's own).
+	Length string `mapstructure:"length" yaml:"length"`
+	// Params are further named parameters of the loss, such as SimPO's gamma.
+	Params map[string]float64 `mapstructure:"params" yaml:"params,omitempty"`
+}
+
+// OptimizerConfig is AdamW with a learning-rate schedule over T and global-norm clipping.
+type OptimizerConfig struct {
+	LR          float64 `mapstructure:"lr" yaml:"lr"`
+	Beta1       float64 `mapstructure:"beta1" yaml:"beta1"`
+	Beta2       float64 `mapstructure:"beta2" yaml:"beta2"`
+	Eps         float64 `mapstructure:"eps" yaml:"eps"`
+	WeightDecay float64 `mapstructure:"weight_decay" yaml:"weight_decay"`
+	Schedule    string  `mapstructure:"schedule" yaml:"schedule"` // constant | linear | cosine
+	Warmup      int     `mapstructure:"warmup" yaml:"warmup"`     // steps
+	MaxGradNorm float64 `mapstructure:"max_grad_norm" yaml:"max_grad_norm"`
+}
+
+// SampleConfig is how the behavior LLM samples.
+type SampleConfig struct {
+	N           int     `mapstructure:"n" yaml:"n"` // completions a prompt, ≥ 2
+	Temperature float64 `mapstructure:"temperature" yaml:"temperature"`
+	TopK        int     `mapstructure:"top_k" yaml:"top_k"`
+	TopP        float64 `mapstructure:"top_p" yaml:"top_p"`
+	Batch       int     `mapstructure:"batch" yaml:"batch"` // prompts a sampler call
+}
+
+// DefaultConfig is BPO with F=2 on the paper's settings, scaled to a small machine.
+func DefaultConfig() Config {
+	return Config{
+		Behavior: "learner", Refresh: 2, Reference: "behavior", Data: "behavior",
+		EMAAlpha: 0.005, EMAEvery: 1,
+		Learners: 1, Merge: "mean_delta",
+		LoRA:  models.LoRA{Rank: 16, Alpha: 32, Targets: []string{"all-linear"}},
+		Steps: 100, BatchSize: 16,
+		Loss:            LossConfig{Name: "dpo", Beta: 0.1, Length: "default"},
+		Optimizer:       DefaultOptimizer(),
+		Sample:          SampleConfig{N: 2, Temperature: 1, TopP: 1, Batch: 16},
+		MaxPromptTokens: 64, MaxCompletionTokens: 64,
+		Ties: "drop",
+	}
+}
+
+// DefaultOptimizer is the optimizer of the paper's code: AdamW, linear decay to 0, clipping at 1.
+func DefaultOptimizer() OptimizerConfig {
+	return OptimizerConfig{LR: 5e-5, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Schedule: "linear", MaxGradNorm: 1}
+}
+
+// K is the number of steps of a data-collection phase: RefreshEvery, or ⌈T/F⌉.
+func (c *Config) K() int {
+	if c.RefreshEvery > 0 {
+		return c.RefreshEvery
+	}
+	if c.Refresh < 1 {
+		return max(c.Steps, 1)
+	}
+	return (c.Steps + c.Refresh - 1) / c.Refresh
+}
+
+// Phases is the number of data-collection phases that really happen: ⌈T/K⌉, at most F.
+func (c *Config) Phases() int { return (c.Steps + c.K() - 1) / c.K() }
+
+// Micro is the number of pairs of one gradient call.
+func (c *Config) Micro() int {
+	if c.MicroBatch > 0 {
+		return c.MicroBatch
+	}
+	return c.BatchSize
+}
+
+// OfflinePath is the Parquet file of an offline run, "" when pairs are sampled.
+func (c *Config) OfflinePath() string {
+	path, _ := strings.CutPrefix(c.Data, "offline:")
+	if path == c.Data {
+		return ""
+	}
+	return path
+}
+
+// ReferencePath is the checkpoint of a "checkpoint:<path>" reference, else "".
+func (c *Config) ReferencePath() string {
+	path, ok := strings.CutPrefix(c.Reference, "checkpoint:")
+	if !ok {
+		return ""
+	}
+	return path
+}
+
+// Method names the point of the grid that the three words pick, as the literature calls it.
+func (c *Config) Method() string {
+	loss := strings.ToUpper(c.Loss.Name)
+	onPolicy := c.Behavior == "learner" && c.K() == 1
+	moving := c.Behavior == "learner" && c.Phases() > 1
+	switch {
+	case c.ReferencePath() != "":
+		return "golden-reference " + loss
+	case c.Reference == "ema":
+		return "TR-DPO (EMA reference, " + loss + ")"
+	case c.OfflinePath() != "" && c.Reference == "behavior" && moving:
+		return "TR-DPO (hard reference updates, " + loss + ")"
+	case c.OfflinePath() != "":
+		return "offline " + loss + " on given pairs"
+	case !moving:
+		return "offline " + loss
+	case c.Reference == "behavior":
+		return fmt.Sprintf("BPO (%s), F=%d", loss, c.Phases())
+	case onPolicy:
+		return "online " + loss + " (OAIF), F=T"
+	default:
+		return fmt.Sprintf("online %s with a static reference, F=%d", loss, c.Phases())
+	}
+}
+
+// Validate reports the first impossible setting as "key: what is wrong".
+func (c *Config) Validate() error {
+	check := func(ok bool, key, format string, args ...any) error {
+		if ok {
+			return nil
+		}
+		return fmt.Errorf("%s: %s", key, fmt.Sprintf(format, args...))
+	}
+	oneOf := func(key, got string, want ...string) error {
+		for _, w := range want {
+			if got == w {
+				return nil
+			}
+		}
+		return fmt.Errorf("%s: %q is not one of %s", key, got, strings.Join(want, ", "))
+	}
+	lossErr := func() error { _, err := c.Loss.resolve(); return err }
+	var reference, dataErr error
+	if c.ReferencePath() == "" {
+		reference = oneOf("reference", c.Reference, "sft", "behavior", "ema", "checkpoint:<path>")
+	}
+	if c.OfflinePath() == "" {
+		dataErr = oneOf("data", c.Data, "behavior", "offline:<parquet>")
+	}
+	for _, err := range []error{
+		oneOf("behavior", c.Behavior, "sft", "learner"),
+		reference, dataErr,
+		oneOf("merge", c.Merge, "mean_delta", "peft_linear"),
+		oneOf("ties", c.Ties, "drop", "random"),
+		check(c.Steps >= 1, "steps", "T must be at least 1, got %d", c.Steps),
+		check(c.BatchSize >= 1, "batch_size", "must be at least 1, got %d", c.BatchSize),
+		check(c.MicroBatch >= 0 && c.BatchSize%c.Micro() == 0, "micro_batch", "%d does not divide batch_size %d", c.MicroBatch, c.BatchSize),
+		check(c.Refresh >= 0, "refresh", "F must be in 1..T, got %d", c.Refresh),
+		check(c.Refresh > 0 || c.RefreshEvery > 0, "refresh", "give F (refresh) or K (refresh_every)"),
+		check(c.Refresh == 0 || c.RefreshEvery == 0, "refresh_every", "K=%d and refresh F=%d are both given; set refresh: 0 to use K", c.RefreshEvery, c.Refresh),
+		check(c.Refresh <= c.Steps, "refresh", "F=%d phases do not fit into T=%d steps", c.Refresh, c.Steps),
+		check(c.RefreshEvery >= 0 && c.RefreshEvery <= c.Steps, "refresh_every", "K must be in 1..T=%d, got %d", c.Steps, c.RefreshEvery),
+		check(c.EMAAlpha > 0 && c.EMAAlpha <= 1, "ema_alpha", "must be in (0, 1], got %g", c.EMAAlpha),
+		check(c.EMAEvery >= 1, "ema_every", "must be at least 1, got %d", c.EMAEvery),
+		check(c.Learners >= 1, "learners", "must be at least 1, got %d", c.Learners),
+		check(c.LoRA.Rank >= 1, "lora.rank", "must be at least 1, got %d", c.LoRA.Rank),
+		check(c.LoRA.Alpha > 0, "lora.alpha", "must be positive, got %g", c.LoRA.Alpha),
+		check(c.LoRA.Dropout >= 0 && c.LoRA.Dropout < 1, "lora.dropout", "must be in [0, 1), got %g", c.LoRA.Dropout),
+		check(len(c.LoRA.Targets) > 0, "lora.targets", "names no layer; use all-linear"),
+		lossErr(),
+		c.Optimizer.validate("optimizer", c.Steps),
+		check(c.Sample.N >= 2, "sample.n", "a pair needs at least 2 completions a prompt, got %d", c.Sample.N),
+		check(c.Sample.Temperature > 0, "sample.temperature", "must be positive, got %g (greedy pairs are identical)", c.Sample.Temperature),
+		check(c.Sample.TopK >= 0, "sample.top_k", "must not be negative, got %d", c.Sample.TopK),
+		check(c.Sample.TopP > 0 && c.Sample.TopP <= 1, "sample.top_p", "must be in (0, 1], got %g", c.Sample.TopP),
+		check(c.Sample.Batch >= 1, "sample.batch", "must be at least 1, got %d", c.Sample.Batch),
+		check(c.MaxPromptTokens >= 1, "max_prompt_tokens", "must be at least 1, got %d", c.MaxPromptTokens),
+		check(c.MaxCompletionTokens >= 1, "max_completion_tokens", "must be at least 1, got %d", c.MaxCompletionTokens),
+		check(c.CheckpointEvery >= 0, "checkpoint_every", "must not be negative, got %d", c.CheckpointEvery),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (o *OptimizerConfig) validate(key string, steps int) error {
+	switch {
+	case o.LR <= 0:
+		return fmt.Errorf("%s.lr: must be positive, got %g", key, o.LR)
+	case o.Beta1 < 0 || o.Beta1 >= 1:
+		return fmt.Errorf("%s.beta1: must be in [0, 1), got %g", key, o.Beta1)
+	case o.Beta2 < 0 || o.Beta2 >= 1:
+		return fmt.Errorf("%s.beta2: must be in [0, 1), got %g", key, o.Beta2)
+	case o.Eps <= 0:
+		return fmt.Errorf("%s.eps: must be positive, got %g", key, o.Eps)
+	case o.WeightDecay < 0:
+		return fmt.Errorf("%s.weight_decay: must not be negative, got %g", key, o.WeightDecay)
+	case o.Schedule != "constant" && o.Schedule != "linear" && o.Schedule != "cosine":
+		return fmt.Errorf("%s.schedule: %q is not one of constant, linear, cosine", key, o.Schedule)
+	case o.Warmup < 0 || o.Warmup >= max(steps, 1):
+		return fmt.Errorf("%s.warmup: must be in 0..%d, got %d", key, steps-1, o.Warmup)
+	case o.MaxGradNorm < 0:
+		return fmt.Errorf("%s.max_grad_norm: must not be negative (0 = no clipping), got %g", key, o.MaxGradNorm)
+	}
+	return nil
+}

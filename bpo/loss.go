@@ -1,0 +1,177 @@
+package bpo
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+
+	"github.com/agnivade/levenshtein"
+	. "github.com/gomlx/gomlx/core/graph"
+)
+
+// Logps are what a loss sees of a batch of pairs: sequence log-probs in nats, [batch] float32 each.
+type Logps struct {
+	Chosen, Rejected       *Node // under the policy π_θ
+	RefChosen, RefRejected *Node // under the reference (in BPO: the behavior LLM π_β)
+	ChosenLen, RejectedLen *Node // scored tokens, ≥ 1
+}
+
+// Margin is h = [log π_θ(y_w|x) − log π_θ(y_l|x)] − [log π_ref(y_w|x) − log π_ref(y_l|x)], [batch].
+func (l Logps) Margin() *Node {
+	return Sub(Sub(l.Chosen, l.Rejected), Sub(l.RefChosen, l.RefRejected))
+}
+
+// PerToken divides each sequence log-prob by its own length.
+func (l Logps) PerToken() Logps {
+	l.Chosen, l.RefChosen = Div(l.Chosen, l.ChosenLen), Div(l.RefChosen, l.ChosenLen)
+	l.Rejected, l.RefRejected = Div(l.Rejected, l.RejectedLen), Div(l.RefRejected, l.RejectedLen)
+	return l
+}
+
+// Loss is a direct-alignment-from-preferences loss. Registering one makes it known to configs, sweeps, help and docs.
+type Loss struct {
+	Name   string
+	Doc    string // the formula and its source, one line
+	Length string // how token log-probs are pooled by default: "sum" or "mean"
+	Params []Param
+	// ReferenceFree losses ignore RefChosen and RefRejected; no reference log-probs are computed for them.
+	ReferenceFree bool
+	// Fn maps log-probs, already pooled, to per-pair losses [batch].
+	Fn func(l Logps, c LossConfig) *Node
+	// Identity is the loss where policy == reference (h = 0), the first value a run must show. Nil if ReferenceFree.
+	Identity func(c LossConfig) float64
+	// Odd is L(h) − L(−h), what swapping chosen and rejected changes, where it has a closed form; else nil.
+	Odd func(h float64, c LossConfig) float64
+}
+
+// Param is a further named parameter of a loss, set under loss.params.
+type Param struct {
+	Name    string
+	Default float64
+	Doc     string
+}
+
+var losses = map[string]Loss{}
+
+// RegisterLoss adds a loss; call it from init. A second loss of the same name is a programming error and panics.
+func RegisterLoss(l Loss) {
+	if _, dup := losses[l.Name]; dup {
+		panic(fmt.Sprintf("bpo: loss %q is registered twice", l.Name))
+	}
+	if l.Length != "sum" && l.Length != "mean" {
+		panic(fmt.Sprintf("bpo: loss %q: Length must be sum or mean, got %q", l.Name, l.Length))
+	}
+	losses[l.Name] = l
+}
+
+// Losses lists the registered losses by name.
+func Losses() []Loss {
+	all := make([]Loss, 0, len(losses))
+	for _, l := range losses {
+		all = append(all, l)
+	}
+	slices.SortFunc(all, func(a, b Loss) int { return strings.Compare(a.Name, b.Name) })
+	return all
+}
+
+// Param is the value of a named parameter: the configured one, else the loss's default.
+// It panics if the loss has no such parameter.
+func (c LossConfig) Param(name string) float64 {
+	if v, ok := c.Params[name]; ok {
+		return v
+	}
+	for _, p := range losses[c.Name].Params {
+		if p.Name == name {
+			return p.Default
+		}
+	}
+	panic(fmt.Sprintf("bpo: loss %q has no parameter %q", c.Name, name))
+}
+
+// Apply computes the per-pair losses [batch] float32 of the configured loss on unpooled (summed) log-probs.
+// The config must be valid.
+func (c LossConfig) Apply(l Logps) *Node {
+	loss, err := c.resolve()
+	if err != nil {
+		panic(err)
+	}
+	if c.pooling(loss) == "mean" {
+		l = l.PerToken()
+	}
+	return loss.Fn(l, c)
+}
+
+// String says exactly which loss runs, e.g. "ipo (beta=0.1, length=mean)".
+func (c LossConfig) String() string {
+	loss, err := c.resolve()
+	if err != nil {
+		return err.Error()
+	}
+	s := fmt.Sprintf("%s (beta=%g, length=%s", c.Name, c.Beta, c.pooling(loss))
+	if c.LabelSmoothing != 0 {
+		s += fmt.Sprintf(", label_smoothing=%g", c.LabelSmoothing)
+	}
+	for _, p := range loss.Params {
+		s += fmt.Sprintf(", %s=%g", p.Name, c.Param(p.Name))
+	}
+	return s + ")"
+}
+
+func (c LossConfig) pooling(l Loss) string {
+	if c.Length == "" || c.Length == "default" {
+		return l.Length
+	}
+	return c.Length
+}
+
+// resolve finds the loss and checks its parameters; errors are "key: message".
+func (c LossConfig) resolve() (Loss, error) {
+	loss, ok := losses[c.Name]
+	if !ok {
+		return loss, fmt.Errorf("loss.name: no loss %q%s", c.Name, nearest(c.Name, names(Losses(), func(l Loss) string { return l.Name })))
+	}
+	if !(c.Beta > 0) || math.IsInf(c.Beta, 0) {
+		return loss, fmt.Errorf("loss.beta: the proximity coefficient must be positive, got %g", c.Beta)
+	}
+	if c.LabelSmoothing < 0 || c.LabelSmoothing >= 0.5 {
+		return loss, fmt.Errorf("loss.label_smoothing: must be in [0, 0.5), got %g", c.LabelSmoothing)
+	}
+	switch c.Length {
+	case "", "default", "sum", "mean":
+	default:
+		return loss, fmt.Errorf("loss.length: %q is not one of default, sum, mean", c.Length)
+	}
+	for name := range c.Params {
+		if !slices.ContainsFunc(loss.Params, func(p Param) bool { return p.Name == name }) {
+			return loss, fmt.Errorf("loss.params.%s: loss %q has no such parameter%s", name, c.Name, nearest(name, names(loss.Params, func(p Param) string { return p.Name })))
+		}
+	}
+	return loss, nil
+}
+
+func names[T any](all []T, name func(T) string) []string {
+	out := make([]string, len(all))
+	for i, v := range all {
+		out[i] = name(v)
+	}
+	return out
+}
+
+// nearest is a hint for a misspelt name: the closest valid one and the whole list.
+func nearest(got string, valid []string) string {
+	if len(valid) == 0 {
+		return ""
+	}
+	best := slices.MinFunc(valid, func(a, b string) int {
+		return levenshtein.ComputeDistance(got, a) - levenshtein.ComputeDistance(got, b)
+	})
+	return fmt.Sprintf("; nearest is %q of %s", best, strings.Join(valid, ", "))
+}
+
+// softplus is ln(1 + eˣ), finite for every finite x: −ln σ(x) = softplus(−x).
+// It is written over |x|, whose derivative at 0 is 0, so that the derivative at 0 is exactly ½: a run starts there.
+func softplus(x *Node) *Node {
+	abs := Abs(x)
+	return Add(MulScalar(Add(x, abs), 0.5), Log1P(Exp(Neg(abs))))
+}

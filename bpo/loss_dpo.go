@@ -1,0 +1,29 @@
+package bpo
+
+import (
+	"math"
+
+	. "github.com/gomlx/gomlx/core/graph"
+)
+
+func init() {
+	RegisterLoss(Loss{
+		Name:   "dpo",
+		Doc:    "-(1-ε)·ln σ(βh) - ε·ln σ(-βh): DPO (arXiv 2305.18290 eq. 7), ε = label_smoothing gives cDPO",
+		Length: "sum",
+		Fn:     dpo,
+		Identity: func(LossConfig) float64 {
+			return math.Ln2
+		},
+		Odd: func(h float64, c LossConfig) float64 { return -c.Beta * h * (1 - 2*c.LabelSmoothing) },
+	})
+}
+
+func dpo(l Logps, c LossConfig) *Node {
+	bh := MulScalar(l.Margin(), c.Beta) // [batch]
+	loss := softplus(Neg(bh))           // −ln σ(βh)
+	if eps := c.LabelSmoothing; eps != 0 {
+		loss = Add(MulScalar(loss, 1-eps), MulScalar(softplus(bh), eps))
+	}
+	return loss
+}

@@ -1,0 +1,38 @@
+package bpo
+
+import (
+	"fmt"
+
+	. "github.com/gomlx/gomlx/core/graph"
+)
+
+// preferenceObjective is a DAP loss on pairs: completion 0 of a row is chosen, 1 rejected.
+// Its extra inputs are the reference's sequence log-probs of both, [batch] float32 each.
+// Metrics are named and defined as in TRL: rewards are β(log π_θ − log π_ref).
+func preferenceObjective(c LossConfig) objective {
+	return objective{
+		Key:     fmt.Sprintf("%+v", c),
+		Metrics: []string{"rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"},
+		Fn: func(logps, lens *Node, extra []*Node) (*Node, []*Node) {
+			sums := ReduceSum(logps, -1) // [batch, 2]
+			at := func(x *Node, k int) *Node { return Squeeze(SliceAxis(x, 1, AxisElem(k)), 1) }
+			l := Logps{
+				Chosen: at(sums, 0), Rejected: at(sums, 1),
+				RefChosen: extra[0], RefRejected: extra[1],
+				ChosenLen: at(lens, 0), RejectedLen: at(lens, 1),
+			}
+			chosen := MulScalar(Sub(l.Chosen, l.RefChosen), c.Beta)
+			rejected := MulScalar(Sub(l.Rejected, l.RefRejected), c.Beta)
+			accuracy := ConvertDType(GreaterThan(chosen, rejected), chosen.DType())
+			return c.Apply(l), []*Node{chosen, rejected, Sub(chosen, rejected), accuracy, l.Chosen, l.Rejected}
+		},
+	}
+}
+
+// nllObjective is supervised fine-tuning: the negative log-prob of completion 0, summed over its tokens.
+// With row weights 1/(tokens of the batch) the step minimises the mean over tokens.
+func nllObjective() objective {
+	return objective{Key: "nll", Fn: func(logps, _ *Node, _ []*Node) (*Node, []*Node) {
+		return Neg(ReduceSum(logps, 1, 2)), nil
+	}}
+}

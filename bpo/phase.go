@@ -1,0 +1,319 @@
+package bpo
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"gobpo/bpo/annotate"
+	"gobpo/data"
+	"gobpo/models"
+	"gobpo/models/sample"
+)
+
+// Prompt is a training prompt. Tokens keep the prompt's end; a prompt longer than the limit loses its start.
+type Prompt struct {
+	ID, Text, Reference string
+	Tokens              []int32
+}
+
+// collector runs a data-collection phase: the behavior policy samples, the annotator judges, pairs are formed.
+type collector struct {
+	*run
+	orders map[int][]int // epoch → shuffled prompt order
+}
+
+// tally counts what became of the prompts of a collection.
+type tally struct {
+	Prompts, Identical, Ties, Truncated, Completions int
+	Tokens, SampledStops                             int
+	SampleSeconds, AnnotateSeconds, ReferenceSeconds float64
+}
+
+func (t *tally) add(o tally) {
+	t.Prompts += o.Prompts
+	t.Identical += o.Identical
+	t.Ties += o.Ties
+	t.Truncated += o.Truncated
+	t.Completions += o.Completions
+	t.Tokens += o.Tokens
+	t.SampledStops += o.SampledStops
+	t.SampleSeconds += o.SampleSeconds
+	t.AnnotateSeconds += o.AnnotateSeconds
+	t.ReferenceSeconds += o.ReferenceSeconds
+}
+
+// shardSteps is how many steps' prompts are collected at a time. A shard is the unit of work that a kill can lose,
+// and large enough to fill the sampler's batches.
+func (c *Config) shardSteps() int {
+	return max(1, (4*c.Sample.Batch+c.BatchSize-1)/c.BatchSize)
+}
+
+// prompt is the g-th prompt of the run's annotation budget: a shuffled pass over the prompts, reshuffled each epoch.
+// It depends on the seed and g alone, so every F spends the same prompts in the same order.
+func (c *collector) prompt(g int) Prompt {
+	n := len(c.setup.Prompts)
+	epoch := g / n
+	order, ok := c.orders[epoch]
+	if !ok {
+		order = data.Order(n, c.cfg.Seed, epoch)
+		c.orders = map[int][]int{epoch: order}
+	}
+	return c.setup.Prompts[order[g%n]]
+}
+
+// phase collects the pairs of steps [from, to), by step. Shards already on disk from before a kill are read back.
+func (c *collector) phase(ctx context.Context, phase, from, to int, behavior versioned, ref *reference) (map[int][]*data.Preference, tally, error) {
+	pairs, total := map[int][]*data.Preference{}, tally{}
+	dir := filepath.Join(c.setup.Dir, "pairs", fmt.Sprintf("phase-%04d", phase))
+	for at := from; at < to; at += c.cfg.shardSteps() {
+		end := min(at+c.cfg.shardSteps(), to)
+		path := filepath.Join(dir, fmt.Sprintf("steps-%06d-%06d.parquet", at, end-1))
+		rows, count, err := c.shard(ctx, path, phase, at, end, behavior, ref)
+		if err != nil {
+			return nil, total, fmt.Errorf("collect phase %d: %w", phase, err)
+		}
+		total.add(count)
+		for i := range rows {
+			pairs[rows[i].Step] = append(pairs[rows[i].Step], &rows[i])
+		}
+		c.progress("collect", end, c.cfg.Steps)
+	}
+	return pairs, total, nil
+}
+
+// shard is one file of a phase: read if it is there, made and written if not.
+func (c *collector) shard(ctx context.Context, path string, phase, from, to int, behavior versioned, ref *reference) ([]data.Preference, tally, error) {
+	if _, err := os.Stat(path); err == nil {
+		rows, err := data.Read[data.Preference](path)
+		if err != nil {
+			return nil, tally{}, err
+		}
+		count, err := readTally(path)
+		return rows, count, err
+	}
+	rows, count, err := c.collect(ctx, phase, from, to, behavior)
+	if err != nil {
+		return nil, count, err
+	}
+	if ref.isBehavior(behavior) {
+		for i := range rows { // log π_β of the sampled tokens is what the sampler already knows
+			rows[i].RefChosenLogps, rows[i].RefRejectedLogps = rows[i].ChosenLogps, rows[i].RejectedLogps
+		}
+	} else if ref.kind != "ema" && !c.loss.ReferenceFree && len(rows) > 0 {
+		start := time.Now()
+		pointers := make([]*data.Preference, len(rows))
+		for i := range rows {
+			pointers[i] = &rows[i]
+		}
+		if err := ref.fill(ctx, c.setup.Scorer, ref.of(behavior).policy, pointers, c.cfg.Micro()); err != nil {
+			return nil, count, err
+		}
+		count.ReferenceSeconds = time.Since(start).Seconds()
+	}
+	return rows, count, data.Write(path, rows, writeTally(count))
+}
+
+// collect samples, annotates and pairs the prompts of steps [from, to).
+func (c *collector) collect(ctx context.Context, phase, from, to int, behavior versioned) ([]data.Preference, tally, error) {
+	var (
+		count   tally
+		prompts []Prompt
+		queries []sample.Prompt
+	)
+	for g := from * c.cfg.BatchSize; g < to*c.cfg.BatchSize; g++ {
+		p := c.prompt(g)
+		prompts = append(prompts, p)
+		queries = append(queries, sample.Prompt{Key: uint64(g), Tokens: p.Tokens})
+	}
+	start := time.Now()
+	s := c.cfg.Sample
+	completions, err := c.setup.Sampler.Sample(ctx, behavior.policy, queries, sample.Options{
+		Temperature: s.Temperature, TopK: s.TopK, TopP: s.TopP, N: s.N, Batch: s.Batch,
+		MaxNewTokens: c.cfg.MaxCompletionTokens, Seed: c.cfg.Seed, Stop: c.stop(), Fold: true,
+	}, func(done, total int) { c.progress("sample", from+done*(to-from)/max(total, 1), c.cfg.Steps) })
+	if err != nil {
+		return nil, count, fmt.Errorf("sample: %w", err)
+	}
+	count.SampleSeconds = time.Since(start).Seconds()
+
+	start = time.Now()
+	requests := make([]annotate.Request, len(prompts))
+	for i, p := range prompts {
+		requests[i] = annotate.Request{Prompt: p.Text, Reference: p.Reference}
+		for _, y := range completions[i] {
+			requests[i].Completions = append(requests[i].Completions, c.setup.Model.Tokenizer.Decode(y.Tokens))
+			count.Completions++
+			count.Tokens += len(y.Tokens)
+			if y.Stopped {
+				count.SampledStops++
+			}
+		}
+	}
+	judgments, err := c.setup.Annotator.Annotate(ctx, requests, c.cfg.Seed)
+	if err != nil {
+		return nil, count, err
+	}
+	count.AnnotateSeconds = time.Since(start).Seconds()
+
+	var rows []data.Preference
+	for i, p := range prompts {
+		count.Prompts++
+		texts, j := requests[i].Completions, judgments[i]
+		chosen, rejected, tie := j.Pair()
+		switch {
+		case allEqual(texts):
+			count.Identical++
+			continue
+		case tie:
+			count.Ties++
+			if c.cfg.Ties == "drop" {
+				continue
+			}
+			chosen, rejected = coin(c.cfg.Seed, from*c.cfg.BatchSize+i, texts)
+		}
+		w, l := completions[i][chosen], completions[i][rejected]
+		row := data.Preference{
+			PromptID: p.ID, Prompt: p.Text, Reference: p.Reference,
+			Chosen: texts[chosen], Rejected: texts[rejected],
+			PromptIDs: p.Tokens, ChosenIDs: w.Tokens, RejectedIDs: l.Tokens,
+			ChosenLogps: w.PolicyLogProbs, RejectedLogps: l.PolicyLogProbs,
+			Annotator: c.setup.Annotator.Name(), BehaviorVersion: behavior.version,
+			Phase: phase, Step: from + i/c.cfg.BatchSize,
+		}
+		row.ID = data.ID(strconv.Itoa(from*c.cfg.BatchSize+i), p.ID, row.Chosen, row.Rejected)
+		if j.Scores != nil {
+			row.ChosenScore, row.RejectedScore = &j.Scores[chosen], &j.Scores[rejected]
+		}
+		rows = append(rows, row)
+	}
+	return rows, count, nil
+}
+
+const tallyKey = "gobpo.tally"
+
+// writeTally and readTally keep a shard's counts in its file, so that a resumed run reports them again.
+func writeTally(t tally) map[string]string {
+	text, err := json.Marshal(t)
+	if err != nil {
+		panic(err) // a struct of numbers
+	}
+	return map[string]string{tallyKey: string(text)}
+}
+
+func readTally(path string) (t tally, err error) {
+	info, err := data.Describe(path)
+	if err != nil {
+		return t, err
+	}
+	if err := json.Unmarshal([]byte(info.Meta[tallyKey]), &t); err != nil {
+		return t, fmt.Errorf("%s: metadata %s: %w", path, tallyKey, err)
+	}
+	return t, nil
+}
+
+func allEqual(texts []string) bool {
+	for _, t := range texts[1:] {
+		if t != texts[0] {
+			return false
+		}
+	}
+	return true
+}
+
+// coin breaks a tie: two differing completions in an order drawn from the seed and the prompt's place in the run.
+func coin(seed uint64, g int, texts []string) (chosen, rejected int) {
+	for rejected = 1; texts[rejected] == texts[0]; {
+		rejected++
+	}
+	if mix(seed^mix(uint64(g)))&1 == 0 {
+		return 0, rejected
+	}
+	return rejected, 0
+}
+
+// mix is the finalizer of SplitMix64: a bijection whose output bits all depend on all input bits.
+func mix(x uint64) uint64 {
+	x += 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// offline serves given pairs instead of sampling: step t takes the next BatchSize of a shuffled pass over them.
+type offline struct {
+	cfg   *Config
+	pairs []data.Preference
+}
+
+// loadOffline reads a preferences file; rows without token ids are tokenised as prompt + completion + EOS.
+func loadOffline(c *Config, m *models.Model) (*offline, tally, error) {
+	var count tally
+	o := &offline{cfg: c}
+	for row, err := range data.Rows[data.Preference](c.OfflinePath()) {
+		if err != nil {
+			return nil, count, err
+		}
+		count.Prompts++
+		if len(row.ChosenIDs) == 0 && len(row.RejectedIDs) == 0 {
+			row.PromptIDs = m.Tokenizer.EncodePlain(row.Prompt)
+			row.ChosenIDs = append(m.Tokenizer.EncodePlain(row.Chosen), m.Tokenizer.EOS())
+			row.RejectedIDs = append(m.Tokenizer.EncodePlain(row.Rejected), m.Tokenizer.EOS())
+		}
+		for _, y := range []*[]int32{&row.ChosenIDs, &row.RejectedIDs} {
+			if len(*y) > c.MaxCompletionTokens { // completions keep their start, and lose their EOS
+				*y = (*y)[:c.MaxCompletionTokens]
+				count.Truncated++
+			}
+		}
+		if n := len(row.PromptIDs); n > c.MaxPromptTokens { // prompts keep their end
+			row.PromptIDs = row.PromptIDs[n-c.MaxPromptTokens:]
+			count.Truncated++
+		}
+		row.RefChosenLogps, row.RefRejectedLogps = nil, nil
+		if equalIDs(row.ChosenIDs, row.RejectedIDs) {
+			count.Identical++
+			continue
+		}
+		if len(row.PromptIDs) == 0 || len(row.ChosenIDs) == 0 || len(row.RejectedIDs) == 0 {
+			return nil, count, fmt.Errorf("%s: row %d: empty prompt or completion", c.OfflinePath(), count.Prompts)
+		}
+		o.pairs = append(o.pairs, row)
+	}
+	if len(o.pairs) == 0 {
+		return nil, count, fmt.Errorf("data: %s holds no usable pair (%d rows, %d of identical completions)", c.OfflinePath(), count.Prompts, count.Identical)
+	}
+	return o, count, nil
+}
+
+// step gives the pairs of one step, a pure function of seed and step.
+func (o *offline) step(t int) []*data.Preference {
+	out := make([]*data.Preference, 0, o.cfg.BatchSize)
+	n := len(o.pairs)
+	var order []int
+	for g, epoch := t*o.cfg.BatchSize, -1; g < (t+1)*o.cfg.BatchSize; g++ {
+		if g/n != epoch {
+			epoch = g / n
+			order = data.Order(n, o.cfg.Seed, epoch)
+		}
+		pair := o.pairs[order[g%n]]
+		out = append(out, &pair)
+	}
+	return out
+}
+
+func equalIDs(a, b []int32) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}

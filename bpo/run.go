@@ -1,0 +1,410 @@
+package bpo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/gomlx/compute"
+	"github.com/gomlx/compute/dtypes"
+	"gobpo/bpo/annotate"
+	"gobpo/data"
+	"gobpo/models"
+	"gobpo/models/sample"
+)
+
+// Metrics are named numbers of one step, under TRL's names where TRL has them.
+type Metrics map[string]float64
+
+// Setup is everything a run needs besides its config.
+type Setup struct {
+	Config    Config
+	Backend   compute.Backend
+	Model     *models.Model
+	Start     []models.Policy // one starting policy a learner; nil: fresh adapters on the base, seeds Seed, Seed+1, …
+	Prompts   []Prompt        // unused by an offline run
+	Annotator annotate.Annotator
+	Dir       string // checkpoints, pairs and the final policy go here; a checkpoint found here is resumed
+
+	// Sampler and Scorer for this model and backend, shared with whoever else uses them; nil: made for the run.
+	Sampler *sample.Sampler
+	Scorer  *models.Scorer
+
+	EvalEvery int // steps between evaluations, besides the one of the final policy; 0 = only that
+	// Evaluate measures a policy; what it returns joins the metrics of that step.
+	Evaluate func(ctx context.Context, step int, p models.Policy) (Metrics, error)
+	// Log takes each step's metrics, steps counted from 1 (0 is the evaluation before training).
+	Log func(step int, m Metrics) error
+	// Resumed is called before the first step of a run that goes on after a checkpoint of that step.
+	Resumed func(step int) error
+	// Progress reports what is being done ("sample", "train", …) at a step of T.
+	Progress func(what string, step, of int)
+}
+
+// PolicyFile is the name, in a run's directory, of the final merged policy.
+const PolicyFile = "policy.safetensors"
+
+type run struct {
+	setup   Setup
+	cfg     *Config
+	loss    Loss
+	trainer *trainer
+}
+
+func (r *run) progress(what string, step, of int) {
+	if r.setup.Progress != nil {
+		r.setup.Progress(what, step, of)
+	}
+}
+
+func (r *run) stop() []int32 { return []int32{r.setup.Model.Tokenizer.EOS()} }
+
+// Train runs T steps in F data-collection phases (paper, algorithm 1) and returns the merged policy,
+// which is also written to Dir/policy.safetensors. It resumes where a checkpoint in Dir ends.
+func Train(ctx context.Context, s Setup) (models.Policy, error) {
+	var none models.Policy
+	cfg := &s.Config
+	loss, err := cfg.Loss.resolve()
+	if err = errors.Join(err, cfg.Validate()); err != nil {
+		return none, err
+	}
+	if s.Sampler == nil {
+		s.Sampler = sample.New(s.Backend, s.Model.Config, models.Bucket)
+		defer s.Sampler.Finalize()
+	}
+	if s.Scorer == nil {
+		s.Scorer = models.NewScorer(s.Backend, s.Model.Config, models.Bucket)
+		defer s.Scorer.Finalize()
+	}
+	r := &run{setup: s, cfg: cfg, loss: loss}
+	start := s.Start
+	if start == nil {
+		for i := range cfg.Learners {
+			start = append(start, models.Policy{Name: "sft", Base: s.Model.Base, Adapter: models.NewAdapter(s.Model.Config, cfg.LoRA, cfg.Seed+uint64(i))})
+		}
+	}
+	if len(start) != cfg.Learners {
+		return none, fmt.Errorf("learners: %d starting policies for %d learners", len(start), cfg.Learners)
+	}
+	var learners []*learner
+	for _, p := range start {
+		l, err := newLearner(p, false)
+		if err != nil {
+			return none, err
+		}
+		learners = append(learners, l)
+	}
+	sft, err := merged(cfg.Merge, "sft", learners)
+	if err != nil {
+		return none, err
+	}
+	behavior := versioned{policy: sft}
+	ref := &reference{kind: cfg.Reference, versioned: versioned{policy: sft}}
+	if path := cfg.ReferencePath(); path != "" {
+		ref.kind = "checkpoint"
+		if ref.policy, err = loadReference(path, s.Model); err != nil {
+			return none, err
+		}
+	}
+	r.trainer = newTrainer(s.Backend, s.Model.Config, learners[0], preferenceObjective(cfg.Loss), cfg.Optimizer, cfg.Steps, cfg.Micro())
+
+	st, resumed, err := r.load(learners, &behavior, ref)
+	if err != nil {
+		return none, err
+	}
+	if resumed && s.Resumed != nil {
+		if err := s.Resumed(st.Step); err != nil {
+			return none, err
+		}
+	}
+	return r.loop(ctx, learners, behavior, ref, st, resumed)
+}
+
+// loadReference reads the fixed reference of "checkpoint:<path>": a run directory or a policy file.
+func loadReference(path string, m *models.Model) (models.Policy, error) {
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		path = filepath.Join(path, PolicyFile)
+	}
+	p, err := LoadPolicy(path, m)
+	if err != nil {
+		return p, fmt.Errorf("reference: %w", err)
+	}
+	return p, nil
+}
+
+// loop is the method. At every phase start the behavior LLM becomes the merged learners and collects the phase's
+// pairs; at every step each learner takes one step on the same pairs.
+func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned, ref *reference, st state, resumed bool) (models.Policy, error) {
+	var (
+		none    models.Policy
+		cfg, s  = r.cfg, &r.setup
+		k       = cfg.K()
+		pairs   map[int][]*data.Preference
+		given   *offline
+		samples = &collector{run: r}
+		count   tally
+		err     error
+	)
+	if cfg.OfflinePath() != "" {
+		if given, count, err = loadOffline(cfg, s.Model); err != nil {
+			return none, err
+		}
+	} else if len(s.Prompts) == 0 {
+		return none, errors.New("prompts: there is no prompt to sample from")
+	}
+	if !resumed && s.EvalEvery > 0 {
+		if err := r.evaluate(ctx, 0, behavior.policy, Metrics{}); err != nil {
+			return none, err
+		}
+	}
+	for step := st.Step; step < cfg.Steps; step++ {
+		if err := ctx.Err(); err != nil {
+			return none, err
+		}
+		phase := step / k
+		if phase != st.Phase { // refresh: π_β ← Merge(θ_1..θ_n)
+			st.Phase = phase
+			if cfg.Behavior == "learner" {
+				old := behavior.policy
+				if behavior.policy, err = merged(cfg.Merge, "behavior", learners); err != nil {
+					return none, err
+				}
+				behavior.version++
+				release(old, ref.policy)
+			}
+			if err := r.save(learners, behavior, ref, step, phase); err != nil {
+				return none, err
+			}
+			pairs = nil
+		}
+		if given == nil && pairs == nil {
+			if pairs, count, err = samples.phase(ctx, phase, phase*k, min((phase+1)*k, cfg.Steps), behavior, ref); err != nil {
+				return none, err
+			}
+			if err := r.checkSampler(ctx, pairs, behavior); err != nil {
+				return none, err
+			}
+		}
+		batch := pairs[step]
+		if given != nil {
+			batch = given.step(step)
+		}
+		m := Metrics{}
+		if err := r.reference(ctx, batch, behavior, ref, m); err != nil {
+			return none, err
+		}
+		if err := r.step(learners, batch, step, m); err != nil {
+			var bad *nonFinite
+			if errors.As(err, &bad) { // the learners are as before this step: keep them
+				err = errors.Join(fmt.Errorf("step %d: %w; stopped with a checkpoint of step %d", step+1, err, step), r.save(learners, behavior, ref, step, phase))
+			}
+			return none, err
+		}
+		if step == 0 {
+			if err := r.checkIdentity(m); err != nil {
+				return none, err
+			}
+		}
+		if ref.kind == "ema" && (step+1)%cfg.EMAEvery == 0 {
+			if err := r.moveEMA(ref, learners, behavior.policy); err != nil {
+				return none, err
+			}
+		}
+		r.describe(m, step, phase, behavior, ref, &count)
+		if done := step + 1; done == cfg.Steps || (s.EvalEvery > 0 && done%s.EvalEvery == 0) {
+			policy, err := merged(cfg.Merge, "policy", learners)
+			if err == nil {
+				err = r.evaluate(ctx, done, policy, m)
+			}
+			if err == nil && done == cfg.Steps {
+				err = errors.Join(SavePolicy(filepath.Join(s.Dir, PolicyFile), policy), r.save(learners, behavior, ref, done, phase))
+			}
+			if done == cfg.Steps || err != nil {
+				return policy, err
+			}
+			release(policy)
+		} else if err := r.log(done, m); err != nil {
+			return none, err
+		}
+		if cfg.CheckpointEvery > 0 && (step+1)%cfg.CheckpointEvery == 0 {
+			if err := r.save(learners, behavior, ref, step+1, phase); err != nil {
+				return none, err
+			}
+		}
+		r.progress("train", step+1, cfg.Steps)
+	}
+	// A run resumed after its last step.
+	return LoadPolicy(filepath.Join(s.Dir, PolicyFile), s.Model)
+}
+
+// reference makes sure that the batch carries log-probs of the current reference.
+func (r *run) reference(ctx context.Context, batch []*data.Preference, behavior versioned, ref *reference, m Metrics) error {
+	start := time.Now()
+	if !r.loss.ReferenceFree && len(batch) > 0 && (len(batch[0].RefChosenLogps) == 0 || (ref.kind == "ema" && ref.version > 0)) {
+		if err := ref.fill(ctx, r.setup.Scorer, ref.of(behavior).policy, batch, r.cfg.Micro()); err != nil {
+			return err
+		}
+	}
+	m["time/reference"] = time.Since(start).Seconds()
+	return nil
+}
+
+// step trains every learner on the batch; metrics are means over learners. An empty batch (all pairs dropped) is skipped.
+func (r *run) step(learners []*learner, batch []*data.Preference, step int, m Metrics) error {
+	start := time.Now()
+	rows := make([]example, len(batch))
+	behavior := 0.0 // mean over both completions of log π_β
+	for i, p := range batch {
+		weight := 1 / float64(len(batch))
+		rows[i] = example{
+			id: p.ID, row: rowOf(p), weight: weight,
+			extra: []float32{float32(sum(p.RefChosenLogps)), float32(sum(p.RefRejectedLogps))},
+		}
+		behavior += weight * (sum(p.ChosenLogps) + sum(p.RejectedLogps)) / 2
+	}
+	tokens, padded := 0, 0
+	if len(rows) > 0 {
+		n := float64(len(learners))
+		for i, l := range learners {
+			res, err := r.trainer.step(l, rows, step, mix(r.cfg.Seed^mix(uint64(step)))+uint64(i))
+			if err != nil {
+				return err
+			}
+			for name, v := range res.metrics {
+				m[name] += v / n
+			}
+			m["loss"] += res.loss / n
+			m["grad_norm"] += res.gradNorm / n
+			m["learning_rate"] = res.rate
+			tokens, padded = tokens+res.tokens, padded+res.padded
+		}
+		if len(batch[0].ChosenLogps) > 0 { // on samples of π_β: an unbiased estimate of KL(π_β ‖ π_θ)
+			m["kl/behavior"] = behavior - (m["logps/chosen"]+m["logps/rejected"])/2
+		}
+	}
+	seconds := time.Since(start).Seconds()
+	m["time/learn"] = seconds
+	m["num_pairs"] = float64(len(batch))
+	if tokens > 0 {
+		m["tokens_per_second"] = float64(tokens) / seconds
+		m["padding_share"] = 1 - float64(tokens)/float64(padded)
+	}
+	return nil
+}
+
+// describe adds where the run stands, and once per phase what the collection counted.
+func (r *run) describe(m Metrics, step, phase int, behavior versioned, ref *reference, count *tally) {
+	m["phase"] = float64(phase)
+	m["behavior/version"] = float64(behavior.version)
+	m["reference/version"] = float64(ref.of(behavior).version)
+	m["compile/count"] = float64(len(models.Compilations()))
+	if count.Prompts == 0 || step%r.cfg.K() != 0 { // a run resumed inside a phase has told these already
+		return
+	}
+	m["collect/prompts"] = float64(count.Prompts)
+	m["collect/identical"] = float64(count.Identical)
+	m["collect/ties"] = float64(count.Ties)
+	m["collect/truncated"] = float64(count.Truncated)
+	m["time/sample"] = count.SampleSeconds
+	m["time/annotate"] = count.AnnotateSeconds
+	m["time/reference"] += count.ReferenceSeconds
+	if count.Completions > 0 {
+		m["collect/completion_tokens"] = float64(count.Tokens) / float64(count.Completions)
+		m["collect/stopped_share"] = float64(count.SampledStops) / float64(count.Completions)
+		m["collect/tokens_per_second"] = float64(count.Tokens) / max(count.SampleSeconds, 1e-9)
+	}
+	*count = tally{}
+}
+
+func (r *run) evaluate(ctx context.Context, step int, p models.Policy, m Metrics) error {
+	if r.setup.Evaluate != nil {
+		start := time.Now()
+		r.progress("eval", step, r.cfg.Steps)
+		values, err := r.setup.Evaluate(ctx, step, p)
+		if err != nil {
+			return fmt.Errorf("evaluate at step %d: %w", step, err)
+		}
+		for name, v := range values {
+			m[name] = v
+		}
+		m["time/eval"] = time.Since(start).Seconds()
+	}
+	return r.log(step, m)
+}
+
+func (r *run) log(step int, m Metrics) error {
+	if r.setup.Log == nil {
+		return nil
+	}
+	return r.setup.Log(step, m)
+}
+
+// moveEMA moves the reference to (1−α)·reference + α·merged learners.
+func (r *run) moveEMA(ref *reference, learners []*learner, keep models.Policy) error {
+	policy, err := merged(r.cfg.Merge, "policy", learners)
+	if err != nil {
+		return err
+	}
+	old := ref.policy
+	if ref.policy, err = models.EMA(r.setup.Backend, old, policy, r.cfg.EMAAlpha); err != nil {
+		return fmt.Errorf("ema reference: %w", err)
+	}
+	release(policy)
+	release(old, keep)
+	ref.version++
+	return nil
+}
+
+// logpTolerance is how far the log-probs of one sequence may differ between the cached sampler and the learner.
+func (r *run) logpTolerance() float64 {
+	for _, t := range r.setup.Model.Base {
+		if t.DType() != dtypes.Float32 {
+			return 0.5
+		}
+	}
+	return 0.02
+}
+
+// checkSampler scores the first pairs of a phase with the learner's forward pass under π_β: the sampler's log-probs
+// must be the same. It is the standing test of cache, masks and positions.
+func (r *run) checkSampler(ctx context.Context, pairs map[int][]*data.Preference, behavior versioned) error {
+	var some []*data.Preference
+	for step := 0; step < r.cfg.Steps && len(some) == 0; step++ {
+		some = pairs[step][:min(len(pairs[step]), r.cfg.Micro())]
+	}
+	if len(some) == 0 {
+		return nil
+	}
+	rows := make([]models.Row, len(some))
+	for i, p := range some {
+		rows[i] = rowOf(p)
+	}
+	logps, err := r.setup.Scorer.LogProbs(ctx, behavior.policy, rows, r.cfg.Micro())
+	if err != nil {
+		return fmt.Errorf("check the sampler: %w", err)
+	}
+	for i, p := range some {
+		for k, want := range [][]float32{p.ChosenLogps, p.RejectedLogps} {
+			if diff := math.Abs(sum(want) - sum(logps[i][k])); !(diff <= r.logpTolerance()) {
+				return fmt.Errorf("pair %s: the sampler gave log-prob %.5f, the learner's forward pass %.5f: the behavior policy and its record disagree", p.ID, sum(want), sum(logps[i][k]))
+			}
+		}
+	}
+	return nil
+}
+
+// checkIdentity refuses a run whose policy should equal its reference at step 0 and does not: the wrong weights are
+// the reference. Ensembles start apart from their merge by design, and dropout moves the policy.
+func (r *run) checkIdentity(m Metrics) error {
+	if r.cfg.Learners > 1 || r.cfg.LoRA.Dropout > 0 || r.loss.Identity == nil || r.cfg.ReferencePath() != "" || m["num_pairs"] == 0 {
+		return nil
+	}
+	if got, most := m["rewards/margins"], 2*r.cfg.Loss.Beta*r.logpTolerance(); math.Abs(got) > most {
+		return fmt.Errorf("step 1: policy and reference should be equal, but the reward margin is %g (loss %g, identity value %g)", got, m["loss"], r.loss.Identity(r.cfg.Loss))
+	}
+	return nil
+}
