@@ -209,12 +209,12 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 				return none, err
 			}
 		}
+		r.describe(m, step, phase, behavior, ref, &count)
 		if ref.kind == "ema" && (step+1)%cfg.EMAEvery == 0 {
 			if err := r.moveEMA(ref, learners, behavior.policy); err != nil {
 				return none, err
 			}
 		}
-		r.describe(m, step, phase, behavior, ref, &count)
 		if done := step + 1; done == cfg.Steps || (s.EvalEvery > 0 && done%s.EvalEvery == 0) {
 			policy, err := merged(cfg.Merge, "policy", learners)
 			if err == nil {

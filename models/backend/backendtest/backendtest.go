@@ -19,6 +19,9 @@ type opened struct {
 
 var (
 	openXLA = sync.OnceValue(func() opened {
+		if os.Getenv(flagsEnv) == "" { // tests compile many graphs and run each a few times
+			os.Setenv(flagsEnv, "--xla_backend_optimization_level=0")
+		}
 		name := "xla:cpu"
 		if env := os.Getenv(backend.EnvName); strings.HasPrefix(env, "xla") {
 			name = env
@@ -31,6 +34,9 @@ var (
 		return opened{b, err}
 	})
 )
+
+// flagsEnv is read by the XLA plugin when it is loaded.
+const flagsEnv = "XLA_FLAGS"
 
 // Each runs the body as subtests "xla" and "go". The Go backend lacks DynamicSlice and DynamicUpdateSlice and is far
 // slower: keep such bodies tiny.
