@@ -11,7 +11,7 @@ var (
 	oneThing = "(?:" + strings.Join(things, "|") + ")"
 	aList    = oneThing + "(?:(?:, " + oneThing + ")* and " + oneThing + ")?"
 
-	picnicPrompt = regexp.MustCompile(`^(` + strings.Join(people, "|") + `) wants (` + aList + `), no (` + oneThing + `)\.$`)
+	picnicPrompt = regexp.MustCompile(`^(` + strings.Join(people, "|") + `) visits the (\pL+)(?: with (\pL+))? for (\pL+)(?: in (\pL+))?, no (` + oneThing + `)\.$`)
 	wellFormed   = regexp.MustCompile(`^(?:Packed|For (?:` + strings.Join(people, "|") + `)): ` + aList + `\.(?: Enjoy!| Bye\.)?$`)
 	word         = regexp.MustCompile(`\pL+`)
 )
@@ -21,8 +21,21 @@ func parsePicnic(prompt string) (request, bool) {
 	if m == nil {
 		return request{}, false
 	}
-	wanted := strings.Split(strings.Replace(m[2], " and ", ", ", 1), ", ")
-	return request{name: m[1], wanted: wanted, avoid: m[3]}, true
+	r := request{name: m[1], avoid: m[6]}
+	for _, slot := range []struct {
+		into *need
+		from []need
+		word string
+	}{{&r.place, places, m[2]}, {&r.with, company, m[3]}, {&r.meal, meals, m[4]}, {&r.in, weather, m[5]}} {
+		i := slices.IndexFunc(slot.from, func(n need) bool { return n.word == slot.word })
+		switch {
+		case i >= 0:
+			*slot.into = slot.from[i]
+		case slot.word != "":
+			return request{}, false
+		}
+	}
+	return r.complete(), true
 }
 
 // reward is the formula of Doc. Its parts look at the text only, so any string has a reward.

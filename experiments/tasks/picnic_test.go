@@ -12,8 +12,8 @@ import (
 )
 
 const (
-	askBen = "Ben wants tea, cake, jam and plums, no nuts."
-	forBen = "For Ben: tea, cake, jam and plums. Enjoy!"
+	askBen = "Ben visits the lake with kids for lunch, no eggs."
+	forBen = "For Ben: boats, towels, kites and bread. Enjoy!"
 )
 
 // Each value is the formula of Doc worked out by hand; F1 is 2 hits/(mentions + 4).
@@ -23,28 +23,28 @@ func TestPicnicRewardByHand(t *testing.T) {
 		want   float64
 	}{
 		{forBen, 1},
-		{"Packed: tea, cake, jam and plums.", 1 - 0.06 - 0.06},
-		{"Packed: tea, cake, jam and plums. Bye.", 1 - 0.06 - 0.06},
-		{"For Ann: tea, cake, jam and plums. Enjoy!", 1 - 0.06},                          // another person
-		{"For Ben: cake, tea, jam and plums. Enjoy!", 1 - 0.1/3},                         // one step of three backwards
-		{"For Ben: plums, jam, cake and tea. Enjoy!", 1 - 0.1},                           // all of them
-		{"Packed: tea, cake and jam.", 0.7*6/7 + 0.1*2/3 + 0.08},                         // one forgotten
-		{"Packed: tea, tea and cake.", 0.7*4/7 + 0.1/3 + 0.08},                           // a repeat counts against precision
-		{"Packed: tea, cake, jam and nuts. Bye.", 0.7*6/8 + 0.1*2/3 + 0.08 - 0.25},       // what he does not want
-		{"Packed: tea, cake, jam and hats. Bye.", 0.7*6/8 + 0.1*2/3 + 0.08},              // what he did not ask for
-		{"Packed: jam.", 0.7*2/5 + 0.08},                                                 //
-		{"jam", 0.7 * 2 / 5},                                                             // no sentence
-		{"tea, cake, jam, plums", 0.7 + 0.1},                                             // no sentence
-		{"Packed: tea cake jam plums", 0.7 + 0.1},                                        // no sentence
-		{"Packed: tea, cake, jam and plums. Enjoy!!", 1 - 0.06 - 0.06 - 0.08},            // nor this
-		{"Packed: Tea, Cake, jam and plums.", 0.7*4/6 + 0.1/3},                           // case counts
-		{"For Ben: tea, cake, jam, plums and hats. Enjoy!", 0.7*8/9 + 0.3 - 0.03},        // 9 words, 8 are enough
-		{"For Ben: tea, cake, jam, plums, hats and hats. Enjoy!", 0.7*8/10 + 0.3 - 0.06}, //
-		{forBen + " " + forBen, 0.7*8/12 + 0.1 + 0.06 + 0.06 - 0.24},                     // goes on after the end
+		{"Packed: boats, towels, kites and bread.", 1 - 0.06 - 0.06},
+		{"Packed: boats, towels, kites and bread. Bye.", 1 - 0.06 - 0.06},
+		{"For Ann: boats, towels, kites and bread. Enjoy!", 1 - 0.06},                          // another person
+		{"For Ben: towels, boats, kites and bread. Enjoy!", 1 - 0.1/3},                         // one step of three backwards
+		{"For Ben: bread, kites, towels and boats. Enjoy!", 1 - 0.1},                           // all of them
+		{"Packed: boats, towels and kites.", 0.7*6/7 + 0.1*2/3 + 0.08},                         // one forgotten
+		{"Packed: boats, boats and towels.", 0.7*4/7 + 0.1/3 + 0.08},                           // a repeat counts against precision
+		{"Packed: boats, towels, kites and eggs. Bye.", 0.7*6/8 + 0.1*2/3 + 0.08 - 0.25},       // what he does not want
+		{"Packed: boats, towels, kites and hats. Bye.", 0.7*6/8 + 0.1*2/3 + 0.08},              // what he did not ask for
+		{"Packed: kites.", 0.7*2/5 + 0.08},                                                     //
+		{"kites", 0.7 * 2 / 5},                                                                 // no sentence
+		{"boats, towels, kites, bread", 0.7 + 0.1},                                             // no sentence
+		{"Packed: boats towels kites bread", 0.7 + 0.1},                                        // no sentence
+		{"Packed: boats, towels, kites and bread. Enjoy!!", 1 - 0.06 - 0.06 - 0.08},            // nor this
+		{"Packed: Boats, Towels, kites and bread.", 0.7*4/6 + 0.1/3},                           // case counts
+		{"For Ben: boats, towels, kites, bread and hats. Enjoy!", 0.7*8/9 + 0.3 - 0.03},        // 9 words, 8 are enough
+		{"For Ben: boats, towels, kites, bread, hats and hats. Enjoy!", 0.7*8/10 + 0.3 - 0.06}, //
+		{forBen + " " + forBen, 0.7*8/12 + 0.1 + 0.06 + 0.06 - 0.24},                           // goes on after the end
 		{"", 0},
-		{"Packed: nuts.", 0}, // 0.08 - 0.25 below zero
+		{"Packed: eggs.", 0}, // 0.08 - 0.25 below zero
 		{"The quick brown fox", 0},
-		{strings.Repeat("tea ", 100), 0},
+		{strings.Repeat("boats ", 100), 0},
 	} {
 		if got := (picnic{}).Reward(askBen, c.answer); math.Abs(got-c.want) > 1e-6 {
 			t.Errorf("%q: %v, want %.6f", c.answer, got, c.want)
@@ -73,25 +73,46 @@ func TestPicnicParsesItsPrompts(t *testing.T) {
 	}
 }
 
-// The split follows the items alone: neither person, order nor the unwanted item can carry a request across.
+// The split follows what is asked for: neither person nor unwanted item can carry a request across.
 func TestPicnicSplitIgnoresTheRest(t *testing.T) {
-	a := request{"Ben", []string{"tea", "jam", "figs"}, "nuts"}
-	b := request{"Ann", []string{"figs", "tea", "jam"}, "rugs"}
-	if splitOf(a) != splitOf(b) {
+	a, _ := parsePicnic("Ben visits the lake with kids for lunch, no eggs.")
+	b, ok := parsePicnic("Ann visits the lake with kids for lunch, no rugs.")
+	if !ok || splitOf(a) != splitOf(b) {
 		t.Errorf("%s and %s", splitOf(a), splitOf(b))
 	}
-	count := map[string]int{}
-	rng := rand.New(rand.NewPCG(1, 1))
-	for range 10_000 {
-		var r request
-		for _, i := range rng.Perm(len(things))[:4] {
-			r.wanted = append(r.wanted, things[i])
+	count := map[string]int{} // over all 5,040 combinations
+	for _, place := range places {
+		for _, with := range append(company, need{}) {
+			for _, meal := range meals {
+				for _, in := range append(weather, need{}) {
+					count[splitOf(request{place: place, with: with, meal: meal, in: in})]++
+				}
+			}
 		}
-		count[splitOf(r)]++
 	}
-	for split, want := range map[string]int{"sft": 4000, "train": 4000, "dev": 1000, "test": 1000} {
-		if got := count[split]; math.Abs(float64(got-want)) > 250 {
-			t.Errorf("%s has %d of 10000 requests, want about %d", split, got, want)
+	for split, want := range map[string]int{"sft": 2016, "train": 2016, "dev": 504, "test": 504} {
+		if got := count[split]; math.Abs(float64(got-want)) > 120 {
+			t.Errorf("%s has %d combinations, want about %d", split, got, want)
+		}
+	}
+}
+
+// Each thing is called for by one word, and no word has two meanings, so what is wanted is never in doubt.
+func TestPicnicWordsAreUnambiguous(t *testing.T) {
+	words := picnic{}.Words()
+	if unique := slices.Compact(slices.Sorted(slices.Values(words))); len(unique) != len(words) {
+		t.Errorf("%d words, %d different", len(words), len(unique))
+	}
+	r, ok := parsePicnic("Ben visits the lake with kids for lunch in rain, no eggs.")
+	if got := fmt.Sprint(r.wanted); !ok || got != "[boats towels kites bread coats]" {
+		t.Errorf("got %s", got)
+	}
+	for _, broken := range []string{
+		"Ben visits the lake, no eggs.", "Ben visits the lake with rain for lunch, no eggs.", "Ben visits lunch for lake, no eggs.",
+		"Bob visits the lake for lunch, no eggs.", "Ben visits the lake for lunch, no elephants.", "Ben visits the lake for lunch.",
+	} {
+		if _, ok := parsePicnic(broken); ok {
+			t.Errorf("%q was taken for a prompt", broken)
 		}
 	}
 }
@@ -195,7 +216,7 @@ func TestPicnicIsGradedAsDocumented(t *testing.T) {
 }
 
 var goldenRows = []string{
-	"picnic-test-0-0 | Gus wants salad, eggs and dates, no figs. | Packed: salad, eggs and dates.",
-	"picnic-test-0-1 | Emil wants rugs, games and towels, no soup. | For Emil: rugs, games and towels.",
-	"picnic-test-0-2 | Lea wants tents, hats and balls, no eggs. | Packed: tents.",
+	"picnic-test-0-0 | Hana visits the castle with friends for brunch in heat, no towels. | For Hana: books and lamps.",
+	"picnic-test-0-1 | Gus visits the woods with twins for supper, no balls. | Packed: ropes and dolls.",
+	"picnic-test-0-2 | Emil visits the island for lunch, no tents. | For Emil: knives and sails.",
 }
