@@ -66,9 +66,9 @@ func naiveExec(b compute.Backend, c Config, p Policy) *Exec {
 		n := in[0].Shape().Dim(1)
 		g, params := in[0].Graph(), &Params{Base: sets[0], Adapter: sets[1], LoRA: p.LoRA()}
 		h := c.Hidden(params, in[0], op.Iota(g, shapes.Make(dtypes.Int32, 1, n), 1), func(_ int, q, k, v *op.Node) *op.Node {
-			return Attention(q, Span{Stretches(k, 1), Stretches(v, 1), Causal(g, n)})
+			return Attention(q, Span{Keys(k, 1), Values(v, 1), Causal(g, n)})
 		})
-		return nil, []*op.Node{c.Logits(params, op.SliceAxis(h, 0, op.AxisElem(n-1)))}
+		return nil, []*op.Node{c.Logits(params, op.SliceAxis(h, 1, op.AxisElem(n-1)))}
 	})
 }
 

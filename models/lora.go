@@ -132,9 +132,9 @@ func (p *Params) weight(name string) *op.Node {
 	return w
 }
 
-// linear is x [rows, in] through a weight [out, in] and its adapter, if it has one: [rows, out] in x's dtype.
+// linear is x [in, N] through a weight [out, in] and its adapter, if it has one: [out, N] in x's dtype.
 func (p *Params) linear(name string, x *op.Node) *op.Node {
-	y := matmul(x, p.weight(name))
+	y := matmul(p.weight(name), x)
 	nameA, nameB := loraNames(name)
 	a, ok := p.Adapter[nameA]
 	if !ok {
@@ -147,11 +147,11 @@ func (p *Params) linear(name string, x *op.Node) *op.Node {
 		p.RNG, u = op.RandomUniform(p.RNG, in.Shape())
 		in = op.Where(op.LessThan(u, op.Scalar(u.Graph(), u.DType(), keep)), op.DivScalar(in, keep), op.ZerosLike(in))
 	}
-	delta := op.MulScalar(matmul(matmul(in, a), p.Adapter[nameB]), p.LoRA.Scale())
+	delta := op.MulScalar(matmul(p.Adapter[nameB], matmul(a, in)), p.LoRA.Scale())
 	return op.ConvertDType(op.Add(op.ConvertDType(y, delta.DType()), delta), x.DType())
 }
 
-// matmul is x [rows, in] · wᵀ with w [out, in]: [rows, out].
-func matmul(x, w *op.Node) *op.Node {
-	return op.Dot(x, op.ConvertDType(w, x.DType())).General([]int{1}, nil, []int{1}, nil)
+// matmul is w [out, in] · x [in, N] in x's dtype: [out, N].
+func matmul(w, x *op.Node) *op.Node {
+	return op.Dot(op.ConvertDType(w, x.DType()), x).General([]int{1}, nil, []int{0}, nil)
 }

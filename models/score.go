@@ -13,66 +13,70 @@ import (
 //	completions [B, K, R] int32 right-padded, completionMask [B, K, R] bool
 //	→ [B, K, R] float32, log p(token | prompt, earlier tokens of its completion), 0 where masked.
 //
-// A row's sequence is the prompt without its last token, then per completion that last token and all but the last of
-// the completion: the states behind the prompt are exactly the predicting ones, and only they meet the vocabulary.
-// Completions see the prompt and themselves, never each other; their positions all start behind the prompt.
-// Every prompt needs at least one token. The result is differentiable with respect to base and adapter nodes.
+// A row's sequence is the prompt, then per completion the prompt's last token and all but the last of the completion:
+// the states behind the prompt are exactly the predicting ones, and only they meet the vocabulary. (Nothing looks at the
+// last token's place within the prompt; it only keeps the widths round.) Completions see the prompt and themselves,
+// never each other; their positions all start behind the prompt. Every prompt needs at least one token. The result is
+// differentiable with respect to base and adapter nodes.
 func (c *Config) CompletionLogProbs(p Params, prompt, promptMask, completions, completionMask *op.Node) *op.Node {
 	batch, width := prompt.Shape().Dim(0), prompt.Shape().Dim(1)
 	k, r := completions.Shape().Dim(1), completions.Shape().Dim(2)
 	if want := []int{batch, k, r}; completionMask.Shape().CheckDims(want...) != nil || completions.Shape().CheckDims(want...) != nil {
 		exceptions.Panicf("models: completions %s and mask %s do not fit prompts %s", completions.Shape(), completionMask.Shape(), prompt.Shape())
 	}
-	g, prefix := prompt.Graph(), width-1
-	last := op.BroadcastToDims(op.InsertAxes(op.SliceAxis(prompt, 1, op.AxisRange(prefix)), 1), batch, k, 1)
+	g := prompt.Graph()
+	last := op.BroadcastToDims(op.InsertAxes(op.SliceAxis(prompt, 1, op.AxisRange(width-1)), 1), batch, k, 1)
 	inputs := op.Concatenate([]*op.Node{last, op.SliceAxis(completions, 2, op.AxisRange(0, r-1))}, 2) // [B, K, R]
-	tokens := op.Reshape(inputs, batch, k*r)
-	length := op.ReduceAndKeep(op.ConvertDType(promptMask, dtypes.Int32), op.ReduceSum, -1) // [B, 1]
-	at := op.Iota(g, shapes.Make(dtypes.Int32, 1, k, r), 2)
-	positions := op.Add(op.Reshape(op.BroadcastToDims(at, batch, k, r), batch, k*r), op.MinusOne(length))
-	var prefixMask, prefixSees, completionSees *op.Node
-	if prefix > 0 {
-		tokens = op.Concatenate([]*op.Node{op.SliceAxis(prompt, 1, op.AxisRange(0, prefix)), tokens}, 1) // [B, P-1+K·R]
-		slot := op.Iota(g, shapes.Make(dtypes.Int32, batch, prefix), 1)
-		positions = op.Concatenate([]*op.Node{op.MaxScalar(op.Add(op.SubScalar(slot, width), length), 0), positions}, 1)
-		prefixMask = op.SliceAxis(promptMask, 1, op.AxisRange(0, prefix))
-		prefixSees = op.LogicalAnd(op.InsertAxes(prefixMask, 1), Causal(g, prefix))           // [B, P-1, P-1]
-		completionSees = op.BroadcastToDims(op.InsertAxes(prefixMask, 1), batch, k*r, prefix) // [B, K·R, P-1]
-	}
+	tokens := op.Concatenate([]*op.Node{prompt, op.Reshape(inputs, batch, k*r)}, 1)                   // [B, P+K·R]
+	before, seen := PrefixPositions(promptMask)
+	at := op.Reshape(op.BroadcastToDims(op.Iota(g, shapes.Make(dtypes.Int32, 1, k, r), 2), batch, k, r), batch, k*r)
+	positions := op.Concatenate([]*op.Node{before, op.Add(at, op.MinusOne(promptLength(promptMask)))}, 1)
+
+	prefixSees := op.LogicalAnd(op.InsertAxes(seen, 1), Causal(g, width))       // [B, P, P]
+	prefixSeen := op.BroadcastToDims(op.InsertAxes(seen, 1), batch, k*r, width) // [B, K·R, P]
 	ownSees := op.BroadcastToDims(op.InsertAxes(Causal(g, r), 1), batch, k, r, r)
 	ownSees = op.Reshape(ownSees, batch, k*r, r)
-
 	attend := func(_ int, q, key, value *op.Node) *op.Node {
-		prompts := func(x *op.Node) *op.Node { return op.SliceAxis(x, 1, op.AxisRange(0, prefix)) }
-		forks := func(x *op.Node) *op.Node { return op.SliceAxis(x, 1, op.AxisRange(prefix)) }
-		own := Span{Stretches(forks(key), k), Stretches(forks(value), k), ownSees}
-		if prefix == 0 {
-			return Attention(q, own)
-		}
-		shared := Span{K: Stretches(prompts(key), 1), V: Stretches(prompts(value), 1)}
-		before := Attention(prompts(q), Span{shared.K, shared.V, prefixSees})
-		after := Attention(forks(q), Span{shared.K, shared.V, completionSees}, own)
-		return op.Concatenate([]*op.Node{before, after}, 1)
+		prompts := func(x *op.Node) *op.Node { return op.SliceAxis(x, 3, op.AxisRange(0, width)) }
+		forks := func(x *op.Node) *op.Node { return op.SliceAxis(x, 3, op.AxisRange(width)) }
+		shared := Span{K: Keys(prompts(key), 1), V: Values(prompts(value), 1)}
+		own := Span{Keys(forks(key), k), Values(forks(value), k), ownSees}
+		joined := op.Concatenate([]*op.Node{
+			op.Reshape(Attention(prompts(q), Span{shared.K, shared.V, prefixSees}), c.NumHeads*c.HeadDim, batch, width),
+			op.Reshape(Attention(forks(q), Span{shared.K, shared.V, prefixSeen}, own), c.NumHeads*c.HeadDim, batch, k*r)}, 2)
+		return op.Reshape(joined, c.NumHeads*c.HeadDim, batch*(width+k*r))
 	}
-	hidden := c.Hidden(&p, tokens, positions, attend) // [B·(P-1+K·R), hidden]
-	hidden = op.SliceAxis(op.Reshape(hidden, batch, prefix+k*r, c.HiddenSize), 1, op.AxisRange(prefix))
-	hidden = op.Reshape(hidden, batch*k*r, c.HiddenSize)
+	hidden := c.Hidden(&p, tokens, positions, attend) // [hidden, B·(P+K·R)]
+	hidden = op.SliceAxis(op.Reshape(hidden, c.HiddenSize, batch, width+k*r), 2, op.AxisRange(width))
+	hidden = op.Reshape(hidden, c.HiddenSize, batch*k*r)
 	logp := c.tokenLogProbs(&p, hidden, op.Reshape(completions, batch*k*r))
 	return op.Where(completionMask, op.Reshape(logp, batch, k, r), op.Scalar(g, dtypes.Float32, 0))
 }
 
-// tokenLogProbs is log p(target) for hidden [N, hidden] and targets [N] int32: [N] float32. The target's logit is the
-// state times the target's own vocabulary row, so the [N, vocab] logits feed only one reduction and the backward pass
-// scatters nothing into them.
-func (c *Config) tokenLogProbs(p *Params, hidden, targets *op.Node) *op.Node {
-	logits := c.Logits(p, hidden)                            // [N, vocab]
-	rows := op.Gather(c.head(p), op.InsertAxes(targets, -1)) // [N, hidden]
-	f32 := func(x *op.Node) *op.Node { return op.ConvertDType(x, dtypes.Float32) }
-	return op.Sub(op.ReduceSum(op.Mul(f32(hidden), f32(rows)), -1), LogSumExp(logits))
+// promptLength counts a left-padded mask [B, P]: [B, 1] int32.
+func promptLength(mask *op.Node) *op.Node {
+	return op.ReduceAndKeep(op.ConvertDType(mask, dtypes.Int32), op.ReduceSum, -1)
 }
 
-// LogSumExp over the last axis of x [N, V]: [N].
-func LogSumExp(x *op.Node) *op.Node {
-	highest := op.StopGradient(op.ReduceAndKeep(x, op.ReduceMax, -1))
-	return op.Add(op.Squeeze(highest, -1), op.Log(op.ReduceSum(op.Exp(op.Sub(x, highest)), -1)))
+// PrefixPositions gives, for left-padded prompts with mask [B, P], the position of every place [B, P] int32 (0 in the
+// padding), and which places later tokens look at [B, P] bool: all of the prompt but its last token, which starts every
+// completion as its first input.
+func PrefixPositions(mask *op.Node) (positions, seen *op.Node) {
+	width := mask.Shape().Dim(1)
+	place := op.Iota(mask.Graph(), shapes.Make(dtypes.Int32, mask.Shape().Dimensions...), 1)
+	positions = op.MaxScalar(op.Add(op.SubScalar(place, width), promptLength(mask)), 0)
+	last := op.Scalar(mask.Graph(), dtypes.Int32, width-1)
+	return positions, op.LogicalAnd(mask, op.LessThan(place, last))
+}
+
+// tokenLogProbs is log p(target) for hidden [hidden, N] and targets [N] int32: [N] float32. The target's logit is the
+// state times the target's own vocabulary row, so the [vocab, N] logits feed only one reduction and the backward pass
+// scatters nothing into them.
+func (c *Config) tokenLogProbs(p *Params, hidden, targets *op.Node) *op.Node {
+	f32 := func(x *op.Node) *op.Node { return op.ConvertDType(x, dtypes.Float32) }
+	logits := f32(matmul(c.head(p), hidden))                                     // [vocab, N]
+	rows := op.Transpose(op.Gather(c.head(p), op.InsertAxes(targets, -1)), 0, 1) // [hidden, N]
+	highest := op.StopGradient(op.ReduceAndKeep(logits, op.ReduceMax, 0))
+	logSum := op.Add(op.Squeeze(highest, 0), op.Log(op.ReduceSum(op.Exp(op.Sub(logits, highest)), 0)))
+	return op.Sub(op.ReduceSum(op.Mul(f32(hidden), f32(rows)), 0), logSum)
 }

@@ -20,21 +20,15 @@ import (
 func prefixName(kv string, layer int) string { return fmt.Sprintf("prefix.%s.%d", kv, layer) }
 func ownName(kv string, layer int) string    { return fmt.Sprintf("own.%s.%d", kv, layer) }
 
-// prefill runs a prompt without its last token, which is the first that decoding feeds: prompt [B, P] int32 left-padded,
-// mask [B, P] bool. Returns the prefix set: k and v [B, kvHeads, 1, P-1, dim] a layer.
+// prefill runs the prompts: prompt [B, P] int32 left-padded, mask [B, P] bool. Returns the prefix set, a layer's keys
+// [B, kvHeads, 1, dim, P] and values [B, kvHeads, 1, P, dim]. The last token's place is never looked at: it is the first
+// token that decoding feeds.
 func prefill(c models.Config, p *models.Params, prompt, mask *op.Node) models.NodeSet {
-	prefix, g := prompt.Shape().Dim(1)-1, prompt.Graph()
 	out := models.NodeSet{}
-	if prefix == 0 {
-		return out
-	}
-	prompt, seen := op.SliceAxis(prompt, 1, op.AxisRange(0, prefix)), op.SliceAxis(mask, 1, op.AxisRange(0, prefix))
-	length := op.ReduceAndKeep(op.ConvertDType(seen, dtypes.Int32), op.ReduceSum, -1) // [B, 1]
-	slot := op.Iota(g, prompt.Shape(), 1)
-	positions := op.MaxScalar(op.Add(op.SubScalar(slot, prefix), length), 0)
-	sees := op.LogicalAnd(op.InsertAxes(seen, 1), models.Causal(g, prefix))
+	positions, seen := models.PrefixPositions(mask)
+	sees := op.LogicalAnd(op.InsertAxes(seen, 1), models.Causal(mask.Graph(), mask.Shape().Dim(1)))
 	c.Hidden(p, prompt, positions, func(layer int, q, k, v *op.Node) *op.Node {
-		s := models.Span{K: models.Stretches(k, 1), V: models.Stretches(v, 1), Mask: sees}
+		s := models.Span{K: models.Keys(k, 1), V: models.Values(v, 1), Mask: sees}
 		out[prefixName("k", layer)], out[prefixName("v", layer)] = s.K, s.V
 		return models.Attention(q, s)
 	})
@@ -43,7 +37,8 @@ func prefill(c models.Config, p *models.Params, prompt, mask *op.Node) models.No
 
 // decoder builds the decoding loop. State, all in one set:
 //
-//	own.{k,v}.<layer> [B, kvHeads, n, R, dim]   keys and values of the fed tokens
+//	own.k.<layer> [B, kvHeads, n, dim, R]       keys of the fed tokens
+//	own.v.<layer> [B, kvHeads, n, R, dim]       and their values
 //	step []                                     tokens chosen so far
 //	last [B, n] int32, finished [B, n] bool     the token to feed, rows that have stopped
 //	done [] bool                                all rows have
@@ -99,26 +94,21 @@ func (d decoder) step(p *models.Params, prefix, s models.NodeSet, mask, uniforms
 	c, next, g := d.config, models.NodeSet{}, mask.Graph()
 	step, finished := s["step"], s["finished"]
 	batch, n := finished.Shape().Dim(0), finished.Shape().Dim(1)
-	size, width := uniforms.Shape().Dim(2), mask.Shape().Dim(1)-1
+	size, width := uniforms.Shape().Dim(2), mask.Shape().Dim(1)
 
 	length := op.ReduceAndKeep(op.ConvertDType(mask, dtypes.Int32), op.ReduceSum, -1) // [B, 1]
 	positions := op.BroadcastToDims(op.Add(op.MinusOne(length), step), batch, n)
 	slots := shapes.Make(dtypes.Int32, batch, n, size)
 	written := op.LessOrEqual(op.Iota(g, slots, 2), step) // [B, n, R]
-	var prefixSeen *op.Node
-	if width > 0 {
-		prefixSeen = op.BroadcastToDims(op.InsertAxes(op.SliceAxis(mask, 1, op.AxisRange(0, width)), 1), batch, n, width)
-	}
+	_, seen := models.PrefixPositions(mask)
+	seen = op.BroadcastToDims(op.InsertAxes(seen, 1), batch, n, width)
 	hidden := c.Hidden(p, s["last"], positions, func(layer int, q, k, v *op.Node) *op.Node {
 		own := models.Span{Mask: written}
-		own.K = d.write(s[ownName("k", layer)], models.Stretches(k, n), step)
-		own.V = d.write(s[ownName("v", layer)], models.Stretches(v, n), step)
+		own.K = d.write(s[ownName("k", layer)], models.Keys(k, n), step, 4)
+		own.V = d.write(s[ownName("v", layer)], models.Values(v, n), step, 3)
 		next[ownName("k", layer)], next[ownName("v", layer)] = own.K, own.V
-		if width == 0 {
-			return models.Attention(q, own)
-		}
-		return models.Attention(q, models.Span{K: prefix[prefixName("k", layer)], V: prefix[prefixName("v", layer)], Mask: prefixSeen}, own)
-	}) // [B·n, hidden]
+		return models.Attention(q, models.Span{K: prefix[prefixName("k", layer)], V: prefix[prefixName("v", layer)], Mask: seen}, own)
+	}) // [hidden, B·n]
 
 	here := op.Equal(op.Iota(g, slots, 2), step) // [B, n, R]: the position being chosen
 	open := op.LogicalAnd(here, op.LogicalNot(op.BroadcastToDims(op.InsertAxes(finished, -1), batch, n, size)))
@@ -141,13 +131,17 @@ func (d decoder) step(p *models.Params, prefix, s models.NodeSet, mask, uniforms
 	return next
 }
 
-// write puts x [B, kvHeads, n, 1, dim] into a cache at one slot, the same for every row.
-func (d decoder) write(cache, x, slot *op.Node) *op.Node {
+// write puts x into a cache at one slot of an axis, the same for every row.
+func (d decoder) write(cache, x, slot *op.Node, axis int) *op.Node {
 	if d.slices {
-		zero := op.ZerosLike(slot)
-		return op.DynamicUpdateSlice(cache, x, []*op.Node{zero, zero, zero, slot, zero})
+		at := make([]*op.Node, cache.Rank())
+		for i := range at {
+			at[i] = op.ZerosLike(slot)
+		}
+		at[axis] = slot
+		return op.DynamicUpdateSlice(cache, x, at)
 	}
-	return op.Where(op.Equal(op.Iota(cache.Graph(), shapes.Make(dtypes.Int32, cache.Shape().Dimensions...), 3), slot),
+	return op.Where(op.Equal(op.Iota(cache.Graph(), shapes.Make(dtypes.Int32, cache.Shape().Dimensions...), axis), slot),
 		op.BroadcastToDims(x, cache.Shape().Dimensions...), cache)
 }
 

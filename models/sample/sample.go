@@ -267,10 +267,12 @@ func (s *Sampler) prefill(l models.LoRA, o Options) *models.Exec {
 		prefix := prefill(s.config, p, in[0], in[1])
 		own := models.NodeSet{}
 		for layer := range s.config.NumLayers {
-			for _, kv := range []string{"k", "v"} {
-				own[ownName(kv, layer)] = op.Zeros(in[0].Graph(), shapes.Make(sets[0]["model.norm.weight"].DType(),
-					in[0].Shape().Dim(0), s.config.NumKVHeads, o.N, o.MaxNewTokens, s.config.HeadDim))
+			zeros := func(dims ...int) *op.Node {
+				dims = append([]int{in[0].Shape().Dim(0), s.config.NumKVHeads, o.N}, dims...)
+				return op.Zeros(in[0].Graph(), shapes.Make(prefix[prefixName("k", layer)].DType(), dims...))
 			}
+			own[ownName("k", layer)] = zeros(s.config.HeadDim, o.MaxNewTokens)
+			own[ownName("v", layer)] = zeros(o.MaxNewTokens, s.config.HeadDim)
 		}
 		return []models.NodeSet{prefix, own}, nil
 	})
