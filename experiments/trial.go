@@ -141,15 +141,22 @@ func (r *trial) run(ctx context.Context) (Result, error) {
 		return result, err
 	}
 	defer log.Close()
-	if err := log.Rewind(-1); err != nil { // a run without a checkpoint starts over; Resumed keeps more
-		return result, err
-	}
+	fresh := true // until a checkpoint says otherwise: what an attempt without one has logged is void
 	policy, err := bpo.Train(ctx, bpo.Setup{
 		Config: r.cfg.Config, Backend: r.backend, Model: r.base.model, Start: r.start, Prompts: r.train,
-		Annotator: annotator, Dir: r.dir.Path, EvalEvery: r.cfg.Eval.Every,
+		Annotator: annotator, Dir: r.dir.Path, EvalEvery: r.cfg.Eval.Every, Sampler: r.base.sampler, Scorer: r.base.scorer,
 		Evaluate: r.curve,
-		Resumed:  log.Rewind,
+		Resumed: func(step int) error {
+			fresh = false
+			return log.Rewind(step)
+		},
 		Log: func(step int, m bpo.Metrics) error {
+			if fresh {
+				fresh = false
+				if err := log.Rewind(-1); err != nil {
+					return err
+				}
+			}
 			r.ui.Step(step, m)
 			return log.Append(step, m)
 		},
