@@ -117,6 +117,9 @@ func TestOverrides(t *testing.T) {
 	if trials, msg = load(t, text, []string{"sweep.grid.loss.beta=[1]"}, nil); msg != "" || len(trials) != 3 {
 		t.Errorf("a grid line replaced: %d trials, %s", len(trials), msg)
 	}
+	if trials, msg = load(t, text, []string{"sweep={}"}, nil); msg != "" || len(trials) != 1 {
+		t.Errorf("an emptied sweep: %d trials, %s", len(trials), msg)
+	}
 	if trials, msg = load(t, text, []string{"refresh=0", "refresh_every=4", "steps=8e0"}, nil); msg != "" || trials[0].Config.Phases() != 2 || trials[0].Config.Steps != 8 {
 		t.Errorf("K instead of F: %s", msg)
 	}

@@ -188,7 +188,7 @@ func put(t tree, path []string, v any) {
 	s, _ := configSchema.find(strings.Join(path, "."))
 	m, isMap := v.(tree)
 	old, had := t[last].(tree)
-	if !isMap || !had || s == nil || s.free {
+	if !isMap || !had || len(m) == 0 || s == nil || s.free { // {} empties a section
 		t[last] = clone(v)
 		return
 	}

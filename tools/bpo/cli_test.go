@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// binary builds the program once for the tests that run it.
+var binary = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "bpo-cli-")
+	if err != nil {
+		return "", err
+	}
+	path := filepath.Join(dir, "bpo")
+	out, err := exec.Command("go", "build", "-o", path, ".").CombinedOutput()
+	if err != nil {
+		err = &exec.Error{Name: "go build: " + string(out), Err: err}
+	}
+	return path, err
+})
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if path, err := binary(); err == nil {
+		os.RemoveAll(filepath.Dir(path))
+	}
+	os.Exit(code)
+}
+
+// cli runs the program in a directory and returns what it wrote and its exit status.
+func cli(t *testing.T, dir, stdin string, args ...string) (stdout, stderr string, status int) {
+	t.Helper()
+	path, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, args...)
+	var out, errs bytes.Buffer
+	cmd.Dir, cmd.Stdin, cmd.Stdout, cmd.Stderr = dir, strings.NewReader(stdin), &out, &errs
+	cmd.Env = append(os.Environ(), "GOMLX_BACKEND=go")
+	err = cmd.Run()
+	if _, isExit := err.(*exec.ExitError); err != nil && !isExit {
+		t.Fatal(err)
+	}
+	return out.String(), errs.String(), cmd.ProcessState.ExitCode()
+}
+
+const tinyYAML = `study: tiny
+backend: go
+task: {name: picnic, sft_n: 64, train_n: 32}
+model: {scratch: {hidden: 16, layers: 1, heads: 2, kv_heads: 1, intermediate: 32}}
+pretrain: {steps: 3, batch_size: 8}
+steps: 2
+batch_size: 4
+refresh: 2
+ties: random
+lora: {rank: 2, alpha: 4, targets: [q_proj]}
+sample: {n: 2, batch: 8}
+max_prompt_tokens: 16
+max_completion_tokens: 8
+eval: {n: 8, kl_samples: 4, bootstrap: 50}
+sweep: {grid: {refresh: [1, 2], reference: [sft, behavior]}}
+`
+
+func tinyDir(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "tiny.yaml"), []byte(tinyYAML), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestErrorsAreOneLine(t *testing.T) {
+	dir := tinyDir(t)
+	os.WriteFile(filepath.Join(dir, "empty.txt"), nil, 0o644)
+	for _, c := range []struct{ args, want string }{
+		{"validate none.yaml", "bpo: read the experiment: open none.yaml: no such file or directory"},
+		{"validate tiny.yaml --set loss.betta=1", "bpo: --set loss.betta=1: unknown key loss.betta; did you mean loss.beta?"},
+		{"sweep tiny.yaml --set sweep.grid.refresh=[1,9]", "bpo: tiny.yaml: at reference=sft refresh=9: refresh: F=9 phases do not fit into T=2 steps"},
+		{"sweep tiny.yaml --jobs 0", "bpo: --jobs: 0 is not at least 1"},
+		{"sweep tiny.yaml --out tiny.yaml", "bpo: open tiny.yaml/tiny/"},
+		{"train tiny.yaml", "bpo: tiny.yaml: the sweep has 4 trials; pin its keys with --set (such as --set reference=sft --set refresh=1), or use bpo sweep"},
+		{"train tiny.yaml --offline --set sweep={} --backend nonsense", "nonsense"},
+		{"report .", "bpo: .: no run is done here; give the directory of a study (runs/<study>)"},
+		{"eval empty.txt", "bpo: evaluate: there is no output"},
+		{"sample -m nowhere.gguf tiny.yaml", "bpo: tiny.yaml"},
+		{"logprobs -m nowhere.gguf --batch 0", "bpo: --batch: 0 is not at least 1"},
+		{"tokenize -m nowhere.gguf", "bpo: model.path: load model: stat nowhere.gguf: no such file or directory"},
+		{"swep", `bpo: unknown command "swep" for "bpo"`},
+	} {
+		_, stderr, status := cli(t, dir, "", strings.Fields(c.args)...)
+		lines := strings.Split(strings.TrimSpace(stderr), "\n")
+		last := lines[len(lines)-1]
+		if status == 0 || !strings.Contains(last, c.want) || strings.Contains(stderr, "goroutine") || strings.Contains(stderr, "Usage:") {
+			t.Errorf("bpo %s: status %d\ngot  %s\nwant %s", c.args, status, stderr, c.want)
+		}
+	}
+}
+
+func TestValidateAndShow(t *testing.T) {
+	dir := tinyDir(t)
+	stdout, stderr, status := cli(t, dir, "", "validate", "tiny.yaml")
+	want := `tiny.yaml: valid, 4 trials in 3 runs (the others are the same computation in other words)
+  T=2 steps, one data-collection phase by the start policy
+  T=2 steps, K=1 steps a phase, 2 data-collection phases
+`
+	if status != 0 || stdout != want {
+		t.Errorf("status %d, %s\ngot  %s\nwant %s", status, stderr, stdout, want)
+	}
+	stdout, _, status = cli(t, dir, "", "show", "tiny.yaml", "--set", "refresh=2")
+	for _, want := range []string{"  beta: 0.1\n", "BPO (DPO), F=2", "online DPO (OAIF), F=T", "# 2 trials", "reference=behavior", "annotations"} {
+		if status != 0 || !strings.Contains(stdout, want) {
+			t.Errorf("show lacks %q:\n%s", want, stdout)
+		}
+	}
+	resolved, _, _ := strings.Cut(stdout, "\n# 2 trials")
+	os.WriteFile(filepath.Join(dir, "resolved.yaml"), []byte(resolved), 0o644)
+	if stdout, stderr, status = cli(t, dir, "", "validate", "resolved.yaml"); status != 0 || !strings.Contains(stdout, "2 trials") {
+		t.Errorf("what show prints does not load: %s", stderr)
+	}
+}
+
+// TestSweepFromTheShell runs the whole path as a user does: sweep, again, report, then every verb on one of the runs.
+func TestSweepFromTheShell(t *testing.T) {
+	dir := tinyDir(t)
+	stdout, stderr, status := cli(t, dir, "", "sweep", "tiny.yaml")
+	if status != 0 {
+		t.Fatalf("%s\n%s", stdout, stderr)
+	}
+	for _, want := range []string{"reference  refresh  method", "start policy", "BPO (DPO), F=2", "written to runs/tiny; next: bpo report runs/tiny"} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("the table lacks %q:\n%s", want, stdout)
+		}
+	}
+	if n := strings.Count(stderr, "] done "); n != 3 || !strings.HasPrefix(stderr, "3 runs, 0 of them done already\n") {
+		t.Errorf("%d runs reported:\n%s", n, stderr)
+	}
+	again, stderr, status := cli(t, dir, "", "sweep", "tiny.yaml")
+	if status != 0 || stderr != "3 runs, 3 of them done already\n" || again != stdout {
+		t.Errorf("a second time: status %d\n%s%s", status, again, stderr)
+	}
+	if stdout, stderr, status = cli(t, dir, "", "report", "runs/tiny"); status != 0 || stdout != "runs/tiny/report.html\n" {
+		t.Errorf("report: %s%s", stdout, stderr)
+	}
+
+	stdout, stderr, status = cli(t, dir, "", "train", "tiny.yaml", "--set", "refresh=2", "--set", "reference=behavior")
+	run, _, _ := strings.Cut(stdout, "\n")
+	if status != 0 || !strings.HasPrefix(run, "runs/tiny/") || !strings.Contains(stdout, "eval/win_rate") {
+		t.Fatalf("train of a finished trial: %s%s", stdout, stderr)
+	}
+	if stdout, stderr, status = cli(t, dir, "", "eval", run, "--annotator", "{name: length, max: 3}"); status != 0 || !strings.Contains(stdout, "eval/n ") {
+		t.Errorf("eval: %s%s", stdout, stderr)
+	}
+	stdout, stderr, status = cli(t, dir, `{"prompt": "Ben wants tea, cake and jam, no nuts."}`, "sample", "-m", run, "-n", "2", "--max-new-tokens", "4")
+	if status != 0 || strings.Count(stdout, "\n") != 2 {
+		t.Errorf("sample: %s%s", stdout, stderr)
+	}
+	stdout, stderr, status = cli(t, dir, "{\"prompt\": \"Ben wants tea.\", \"completion\": \"Packed: tea.\"}\n\n{\"prompt\": [1], \"completion\": [2, 900]}\n", "logprobs", "-m", run)
+	if status == 0 || strings.Count(stdout, "logprobs") != 1 || !strings.Contains(stderr, "bpo: stdin:3: token id 900 is not in the vocabulary") {
+		t.Errorf("logprobs: %s%s", stdout, stderr)
+	}
+	if stdout, _, _ = cli(t, dir, `{"text": "Ben wants tea."}`, "tokenize", "-m", run); !strings.HasPrefix(stdout, `{"ids":[`) {
+		t.Errorf("tokenize: %s", stdout)
+	}
+}
