@@ -35,18 +35,23 @@ func Render(template string, msgs []Message, addGenerationPrompt bool, bos, eos 
 	if err != nil {
 		return "", err
 	}
-	turns := make([]any, len(msgs))
+	turns := make(list, len(msgs))
 	for i, m := range msgs {
 		turns[i] = map[string]any{"role": m.Role, "content": m.Content}
 	}
+	raised := "" // kept here because the engine's errors do not wrap those of functions
 	text, err = t.ExecuteToString(exec.NewContext(map[string]any{
 		"messages": turns, "add_generation_prompt": addGenerationPrompt, "bos_token": bos, "eos_token": eos,
 		"tools": nil, "documents": nil,
+		"raise_exception": func(message string) (string, error) {
+			raised = message
+			return "", errors.New(message)
+		},
 	}))
+	if err != nil && raised != "" {
+		return "", fmt.Errorf("chat template: %s", oneLine(raised))
+	}
 	if err != nil {
-		if raised := (*raisedError)(nil); errors.As(err, &raised) {
-			return "", fmt.Errorf("chat template: %s", oneLine(raised.message))
-		}
 		return "", fmt.Errorf("chat template: %s", oneLine(err.Error()))
 	}
 	return text, nil
@@ -75,7 +80,9 @@ func compile(template string) (*exec.Template, error) {
 	}
 	t, err := exec.NewTemplate("/template", c, loader, environment())
 	if err != nil {
-		return nil, fmt.Errorf("chat template: %s", oneLine(strings.ReplaceAll(err.Error(), template, "")))
+		// The engine repeats the whole template in front of what it has to say.
+		reason := strings.TrimPrefix(err.Error(), "failed to parse template '"+template+"': ")
+		return nil, fmt.Errorf("chat template: %s", oneLine(reason))
 	}
 	if len(compiled) >= maxCompiled {
 		clear(compiled)
@@ -84,5 +91,15 @@ func compile(template string) (*exec.Template, error) {
 	return t, nil
 }
 
-// oneLine makes an engine's message fit for a line of its own.
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+// oneLine makes an engine's message fit for a line of its own. Its end says what went
+// wrong; the chain before it, where.
+func oneLine(s string) string {
+	const most = 240
+	s = strings.Join(strings.Fields(s), " ")
+	if cut := len(s) - most; cut > 0 {
+		if at := strings.IndexByte(s[cut:], ' '); at >= 0 {
+			s = "… " + s[cut+at+1:]
+		}
+	}
+	return s
+}

@@ -171,16 +171,57 @@ end {% if false %}no{% else %}yes{% endif %} """,
 {%- for m in messages if m.role != 'system' -%}
 {{ turn(m.role, m['content']) }}{{ ' ~ ' if not loop.last else '' }}{{ loop.index0 ~ ':' ~ (m.content | length > 3) }}
 {%- if m.content is defined and m.name is not defined and m.role in ['user', 'assistant'] %} ok{% endif -%}
-{{ m.content[:2] + '..' + m.content[-1:] }}{{ m.get('name', 'anon') }}{{ m.content.split(' ') | join('_') }}{{ m['content'].replace('a', 'A') | title }}
+{{ m.content[:2] + '..' + m.content[-1:] }}{{ m.get('name', 'anon') }}{{ m.content.split(' ') | join('_') }}{{ m['content'].replace('a', 'A') | upper }}
 {%- endfor -%}
 {%- set x = messages | selectattr('role', 'equalto', 'user') | list -%}
-{{ x | length }}{{ messages | map(attribute='role') | join(',') }}{{ 7 // 2 }}{{ 7 % 4 }}{{ 2 ** 3 }}{{ -1 if messages else 0 }}{{ '%s-%d' | format('a', 3) }}
-{%- for k, v in {'p': 1, 'q': 2}.items() %}{{ k }}{{ v }}{% endfor %}{% for i in range(3) %}{{ i }}{% endfor %}{{ true and not false }}{{ none }}{{ undefined_name }}{{ 1.0 }}""",
+{{ x | length }}{{ messages | map(attribute='role') | join(',') }}{{ 7 // 2 }}{{ 7 % 4 }}{{ 5 * 3 - 1 }}{{ -1 if messages else 0 }}{{ '%s-%d' | format('a', 3) }}
+{%- for k, v in {'p': 1, 'q': 2}.items() %}{{ k }}{{ v }}{% endfor %}{% for i in range(3) %}{{ i }}{% endfor %}{{ true and not false }}{{ undefined_name }}{{ 1.0 }}""",
     "breaks": "{% for m in messages %}{% if loop.index > 2 %}{% break %}{% endif %}{% if m.role == 'system' %}{% continue %}{% endif %}{{ m.content }};{% endfor %}",
     "date": "{{ strftime_now('%Y-%m-%d %H:%M:%S %d %B %b %A %a %j %y %I %p %%') }}",
     "tail": "{% for m in messages %}{{ m.content }}\n{% endfor %}\n",
     "generation": "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}\n{% endfor %}",
     "unicode": "{{ 'é東🙂' }}{{ messages[0].content }}{{ messages[-1]['content'] | length }}{{ \"it's\" }}{{ 'a\\\\b\\'c\\t' }}",
+    "tulu": """{% for message in messages %}{% if message['role'] == 'system' %}{{ '<|system|>\n' + message['content'] + '\n' }}{% elif message['role'] == 'user' %}{{ '<|user|>\n' + message['content'] + '\n' }}{% elif message['role'] == 'assistant' %}{% if not loop.last %}{{ '<|assistant|>\n'  + message['content'] + eos_token + '\n' }}{% else %}{{ '<|assistant|>\n'  + message['content'] + eos_token }}{% endif %}{% endif %}{% if loop.last and add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}{% endfor %}""",
+    "mistral": """{%- if messages[0]["role"] == "system" %}
+    {%- set system_message = messages[0]["content"] %}
+    {%- set loop_messages = messages[1:] %}
+{%- else %}
+    {%- set loop_messages = messages %}
+{%- endif %}
+{%- if not tools is defined %}
+    {%- set tools = none %}
+{%- endif %}
+{%- set user_messages = loop_messages | selectattr("role", "equalto", "user") | list %}
+{%- set ns = namespace() %}
+{%- set ns.index = 0 %}
+{%- for message in loop_messages %}
+    {%- if not (message.role == "tool" or message.role == "tool_results" or (message.tool_calls is defined and message.tool_calls is not none)) %}
+        {%- if (message["role"] == "user") != (ns.index % 2 == 0) %}
+            {{- raise_exception("After the optional system message, conversation roles must alternate user/assistant/user/assistant/...") }}
+        {%- endif %}
+        {%- set ns.index = ns.index + 1 %}
+    {%- endif %}
+{%- endfor %}
+{{- bos_token }}
+{%- for message in loop_messages %}
+    {%- if message["role"] == "user" %}
+        {%- if tools is not none and (message == user_messages[-1]) %}
+            {{- "[AVAILABLE_TOOLS][/AVAILABLE_TOOLS]" }}
+        {%- endif %}
+        {%- if loop.last and system_message is defined %}
+            {{- "[INST] " + system_message + "\\n\\n" + message["content"] + "[/INST]" }}
+        {%- else %}
+            {{- "[INST] " + message["content"] + "[/INST]" }}
+        {%- endif %}
+    {%- elif message["role"] == "assistant" %}
+        {{- " " + message["content"] + eos_token }}
+    {%- else %}
+        {{- raise_exception("Only user and assistant roles are supported, with the exception of an initial optional system message!") }}
+    {%- endif %}
+{%- endfor %}
+""",
+    "strings": """{% for m in messages %}{{ m.content.split()[0] }}|{{ m.content.split()[-1] }}|{{ m.content.split(' ', 1)[-1] }}|{{ m.content.split('zz')[-1] }}|{{ m.content.split('\\n') | length }}|{{ m.content.replace('i', 'I', 1) }}|{{ m.content.strip().startswith('H') }}|{{ 'a' in m.content }}|{{ 'role' in m }}|{{ m.content.splitlines()[-1] }}|{{ m.role.upper() ~ m.role.title() }}|{{ m.content.rstrip() + '.' + m.content.lstrip() + m.content.strip('.') + m.content.rstrip('\\n ') }}|{{ loop.previtem.role if loop.previtem is defined else '-' }}|{{ loop.nextitem.role if not loop.last else '-' }}
+{% endfor %}{{ messages[-1].role }}{{ (messages | last).role }}{{ (messages | first)['role'] }}{{ messages[1:] | length }}{{ messages[:-1] | length }}{{ messages[-5] is defined }}{{ messages[7] is defined }}""",
     "typo": "{% for m in messages %}{{ m.content }}",
     "badfilter": "{{ messages | nosuchfilter }}",
     "notattr": "{{ messages[0].nothing.more }}",
