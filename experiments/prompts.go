@@ -19,14 +19,6 @@ type corpus struct {
 	dropped                int                                     // evaluation prompts left out as they are trained on
 }
 
-// result is the set the final number is measured on.
-func (s *corpus) result() []data.Prompt {
-	if len(s.test) > 0 {
-		return s.test
-	}
-	return s.eval
-}
-
 // loadCorpus makes or reads the prompts and looks for leakage between training and evaluation.
 func loadCorpus(c *Config) (*corpus, error) {
 	if c.Task.Name != "" {

@@ -39,8 +39,3 @@ func offline(cmd *cobra.Command) bool {
 	v, _ := cmd.Flags().GetBool("offline")
 	return v
 }
-
-func verbose(cmd *cobra.Command) bool {
-	v, _ := cmd.Flags().GetBool("verbose")
-	return v
-}
