@@ -57,7 +57,7 @@ func (c *Config) Logits(p *Params, hidden *op.Node) *op.Node {
 // Hugging Face).
 func (c *Config) norm(p *Params, name string, x *op.Node) *op.Node {
 	f := op.ConvertDType(x, dtypes.Float32)
-	f = op.Mul(f, op.Rsqrt(op.AddScalar(op.ReduceAndKeep(op.Square(f), op.ReduceMean, 0), c.RMSNormEps)))
+	f = op.Div(f, op.Sqrt(op.AddScalar(op.ReduceAndKeep(op.Square(f), op.ReduceMean, 0), c.RMSNormEps)))
 	return op.Mul(op.ConvertDType(f, x.DType()), op.InsertAxes(op.ConvertDType(p.weight(name), x.DType()), -1))
 }
 
