@@ -192,8 +192,8 @@ func TestPicnicIsGradedAsDocumented(t *testing.T) {
 	}
 	for name, want := range map[string][4]float64{ // win rate against the reference and mean reward, from and to
 		"imitation": {0.47, 0.53, 0.74, 0.78},
-		"mode":      {0.38, 0.48, 0.72, 0.79},
-		"styled":    {0.75, 0.85, 0.84, 0.91},
+		"mode":      {0.36, 0.45, 0.72, 0.79},
+		"styled":    {0.80, 0.88, 0.84, 0.91},
 		"complete":  {0.74, 0.84, 0.88, 0.88},
 		"forbidden": {0.00, 0.30, 0.50, 0.62},
 		"ideal":     {0.98, 1, 1, 1},
@@ -216,7 +216,7 @@ func TestPicnicIsGradedAsDocumented(t *testing.T) {
 }
 
 var goldenRows = []string{
-	"picnic-test-0-0 | Hana visits the castle with friends for brunch in heat, no towels. | For Hana: books and lamps.",
-	"picnic-test-0-1 | Gus visits the woods with twins for supper, no balls. | Packed: ropes and dolls.",
-	"picnic-test-0-2 | Emil visits the island for lunch, no tents. | For Emil: knives and sails.",
+	"picnic-test-0-0 | Carl visits the beach with twins for brunch in sun, no cards. | For Carl: spades, hats, dolls and dolls.",
+	"picnic-test-0-1 | Carl visits the garden with friends for brunch in snow, no figs. | Packed: chairs, seeds, games and plums. Enjoy!",
+	"picnic-test-0-2 | Carl visits the farm with twins for supper in sun, no bread. | For Carl: gloves, baskets and dolls. Enjoy!",
 }
