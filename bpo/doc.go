@@ -1,4 +1,4 @@
-// Package bpo is the method of "Online Preference Optimization in Proximity to the Behavior LLM"
+// Package bpo is the method of "BPO: Staying Close to the Behavior LLM Creates Better Online LLM Alignment"
 // (arXiv 2406.12168), read top to bottom:
 //
 //   - loss.go, loss_*.go: direct alignment losses, pure functions of four log-prob vectors;
