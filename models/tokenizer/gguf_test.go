@@ -92,6 +92,13 @@ func TestFromGGUFOptions(t *testing.T) {
 	if ids := with(noMerges).Encode("ab"); !slices.Equal(ids, []int32{'a', 'b'}) {
 		t.Errorf("qwen2: ab is %v", ids)
 	}
+	// A control token that happens to be a word is still only found by Encode.
+	types := slices.Clone(tinyGGUF()["tokenizer.ggml.token_type"].([]int32))
+	types[257] = 3
+	control := with(map[string]any{"pre": "llama-bpe", "merges": []string{}, "token_type": types})
+	if plain, ids := control.EncodePlain("ab"), control.Encode("ab"); !slices.Equal(plain, []int32{'a', 'b'}) || !slices.Equal(ids, []int32{257}) {
+		t.Errorf("the control token ab: %v in plain text, %v where it counts", plain, ids)
+	}
 	// Ids a reader in another language might give.
 	tokens := []any{}
 	for _, s := range tinyGGUF()["tokenizer.ggml.tokens"].([]string) {

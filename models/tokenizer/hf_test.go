@@ -146,6 +146,20 @@ func TestFromHFVariants(t *testing.T) {
 	}
 }
 
+// An added token matched after normalization is normalized itself.
+func TestNormalizedAddedToken(t *testing.T) {
+	tok := mustHF(t, edit(t, 3, "added_tokens.5.content", "<d\u0323>"))
+	for _, s := range []string{"<d\u0323>", "<\u1e0d>"} {
+		if ids := tok.Encode(s); !slices.Equal(ids, []int32{522}) {
+			t.Errorf("%+q is %v, want 522", s, ids)
+		}
+	}
+	tok = mustHF(t, edit(t, 3, "added_tokens.5.normalized", false))
+	if ids := tok.Encode("<d\u0323>"); slices.Contains(ids, 522) {
+		t.Errorf("a token matched in the raw text is found after normalization: %v", ids)
+	}
+}
+
 // Bytes the vocabulary lacks are left out, or become unk_token where there is one.
 func TestMissingBytes(t *testing.T) {
 	file := object{

@@ -148,6 +148,13 @@ func TestPeer(t *testing.T) {
 				t.Fatal(err)
 			}
 			comparePeer(t, tok, 3000, uint64(i))
+			real := realText(t, 300<<10)
+			for k, ids := range peer(t, tok, real, [][]int32{}).Encode {
+				if got := tok.Encode(real[k]); !slices.Equal(got, ids) {
+					t.Errorf("Encode(%q) = %v, Hugging Face says %v", real[k], got, ids)
+				}
+			}
+			t.Logf("%d texts of ../shared/data compared", len(real))
 		})
 	}
 	t.Run("words", func(t *testing.T) {

@@ -111,10 +111,11 @@ func (t *Tokenizer) build(ignoreMerges bool, unk int32) error {
 				continue
 			}
 			stage, content := 0, a.content
-			if a.normalized && t.nfc {
-				stage, content = 1, norm.NFC.String(content)
-			} else if a.normalized {
+			if a.normalized {
 				stage = 1
+			}
+			if a.normalized && t.nfc {
+				content = norm.NFC.String(content)
 			}
 			t.finders[i][stage].add(content, a.id)
 		}
