@@ -74,7 +74,7 @@ func PrefixPositions(mask *op.Node) (positions, seen *op.Node) {
 // scatters nothing into them.
 func (c *Config) tokenLogProbs(p *Params, hidden, targets *op.Node) *op.Node {
 	f32 := func(x *op.Node) *op.Node { return op.ConvertDType(x, dtypes.Float32) }
-	logits := f32(matmul(c.head(p), hidden))                                     // [vocab, N]
+	logits := c.Logits(p, hidden)                                                // [vocab, N]
 	rows := op.Transpose(op.Gather(c.head(p), op.InsertAxes(targets, -1)), 0, 1) // [hidden, N]
 	highest := op.StopGradient(op.ReduceAndKeep(logits, op.ReduceMax, 0))
 	logSum := op.Add(op.Squeeze(highest, 0), op.Log(op.ReduceSum(op.Exp(op.Sub(logits, highest)), 0)))

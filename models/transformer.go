@@ -47,10 +47,9 @@ func (c *Config) head(p *Params) *op.Node {
 	return p.weight(headName)
 }
 
-// Logits is hidden [hidden, N] through the vocabulary matrix: [N, vocab] float32.
+// Logits is the vocabulary matrix times hidden [hidden, N]: [vocab, N] float32.
 func (c *Config) Logits(p *Params, hidden *op.Node) *op.Node {
-	w := op.ConvertDType(c.head(p), hidden.DType())
-	return op.ConvertDType(op.Dot(hidden, w).General([]int{0}, nil, []int{1}, nil), dtypes.Float32)
+	return op.ConvertDType(matmul(c.head(p), hidden), dtypes.Float32)
 }
 
 // norm is RMSNorm over the features of x [features, N], in float32, back in x's dtype before the weight is applied (as

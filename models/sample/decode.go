@@ -113,7 +113,7 @@ func (d decoder) step(p *models.Params, prefix, s models.NodeSet, mask, uniforms
 	here := op.Equal(op.Iota(g, slots, 2), step) // [B, n, R]: the position being chosen
 	open := op.LogicalAnd(here, op.LogicalNot(op.BroadcastToDims(op.InsertAxes(finished, -1), batch, n, size)))
 	u := op.ReduceSum(op.Where(here, uniforms, op.ZerosLike(uniforms)), -1)
-	token, sampled, policy := d.options.draw(c.Logits(p, hidden), op.Reshape(u, batch*n))
+	token, sampled, policy := d.options.draw(op.Transpose(c.Logits(p, hidden), 0, 1), op.Reshape(u, batch*n))
 	put := func(name string, x *op.Node) {
 		x = op.BroadcastToDims(op.InsertAxes(op.Reshape(x, batch, n), -1), batch, n, size)
 		next[name] = op.Where(open, x, s[name])

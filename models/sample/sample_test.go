@@ -2,11 +2,13 @@ package sample
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/gomlx/compute"
@@ -125,4 +127,93 @@ func TestLogProbsAreTheScorers(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A seed gives the same tokens on both backends, in whatever batches and among whatever other prompts.
+func TestSeedDecides(t *testing.T) {
+	p, prompts := lively(tiny), somePrompts(7)
+	o := Options{Temperature: 0.9, TopK: 20, TopP: 0.95, MaxNewTokens: 9, N: 2, Seed: 5, Stop: []int32{3}, Batch: 7}
+	var want [][]Completion
+	backendtest.Each(t, func(t *testing.T, b compute.Backend) {
+		p := models.Policy{Base: p.Base.Clone(), Adapter: p.Adapter.Clone()} // a tensor belongs to one backend
+		s := New(b, tiny, nil)
+		defer s.Finalize()
+		same := func(what string, got, want []Completion) {
+			t.Helper()
+			for j := range want {
+				if !slices.Equal(got[j].Tokens, want[j].Tokens) || got[j].Stopped != want[j].Stopped {
+					t.Errorf("%s: sample %d is %v, want %v", what, j, got[j].Tokens, want[j].Tokens)
+				}
+				wantClose(t, what, got[j].SampleLogProbs, want[j].SampleLogProbs, 1e-4)
+				wantClose(t, what, got[j].PolicyLogProbs, want[j].PolicyLogProbs, 1e-4)
+			}
+		}
+		all := mustSample(t, s, p, prompts, o)
+		if want == nil {
+			want = all
+		}
+		small := o
+		small.Batch = 2
+		var told []int
+		few, err := s.Sample(context.Background(), p, prompts, small, func(done, total int) { told = append(told, done, total) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(told, []int{2, 7, 4, 7, 6, 7, 7, 7}) {
+			t.Errorf("progress was %v", told)
+		}
+		folded := o
+		folded.Fold = true
+		dense := mustSample(t, s, p, prompts, folded)
+		alone := mustSample(t, s, p, prompts[2:3], o)
+		for i := range want {
+			same("backend", all[i], want[i])
+			same("batches of two", few[i], want[i])
+			same("folded", dense[i], want[i])
+		}
+		same("alone", alone[0], want[2])
+		if p.Adapter.Weights["model.layers.0.mlp.up_proj.lora_A.weight"].CheckValid() != nil {
+			t.Error("folding consumed the adapter")
+		}
+		other := o
+		other.Seed++
+		if again := mustSample(t, s, p, prompts, other); slices.EqualFunc(again, want, func(a, b []Completion) bool {
+			return slices.Equal(a[0].Tokens, b[0].Tokens)
+		}) {
+			t.Error("another seed gave the same tokens")
+		}
+		if slices.Equal(want[0][0].Tokens, want[0][1].Tokens) {
+			t.Error("both samples of a prompt are the same")
+		}
+	})
+}
+
+func TestSampleRefuses(t *testing.T) {
+	b := backendtest.Go(t)
+	s := New(b, tiny, nil)
+	prompt := []Prompt{{Tokens: []int32{1}}}
+	good := Options{Temperature: 1, MaxNewTokens: 2}
+	for name, f := range map[string]func(o *Options, p *[]Prompt){
+		"temperature":    func(o *Options, _ *[]Prompt) { o.Temperature = 0 },
+		"top_k":          func(o *Options, _ *[]Prompt) { o.TopK = -1 },
+		"top_p":          func(o *Options, _ *[]Prompt) { o.TopP = 1.5 },
+		"max_new_tokens": func(o *Options, _ *[]Prompt) { o.MaxNewTokens = 0 },
+		"batch":          func(o *Options, _ *[]Prompt) { o.Batch = -1 },
+		"no tokens":      func(_ *Options, p *[]Prompt) { *p = []Prompt{{}} },
+		"positions":      func(o *Options, _ *[]Prompt) { o.MaxNewTokens = 512 },
+	} {
+		o, prompts := good, prompt
+		f(&o, &prompts)
+		if _, err := s.Sample(context.Background(), models.Policy{}, prompts, o, nil); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := s.Sample(ctx, lively(tiny), prompt, good, nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if out, err := s.Sample(context.Background(), models.Policy{}, nil, good, nil); err != nil || len(out) != 0 {
+		t.Errorf("no prompts: %v, %v", out, err)
+	}
 }

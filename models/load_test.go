@@ -1,0 +1,196 @@
+package models
+
+import (
+	"encoding/json"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"gobpo/models/weights"
+)
+
+func TestSaveAndLoad(t *testing.T) {
+	for _, tied := range []bool{false, true} {
+		c := tiny
+		c.TieEmbeddings = tied
+		m := &Model{Config: c, Base: lively(c, 3)}
+		dir := t.TempDir()
+		if err := m.Save(dir); err != nil {
+			t.Fatal(err)
+		}
+		back, err := Load(dir, dtypes.Float32)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back.Config != c || back.Base.Hash() != m.Base.Hash() || back.Tokenizer != nil {
+			t.Errorf("came back as %+v", back.Config)
+		}
+		half, err := Load(dir, dtypes.BFloat16)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again := t.TempDir()
+		if err := half.Save(again); err != nil {
+			t.Fatal(err)
+		}
+		if both, err := Load(again, dtypes.BFloat16); err != nil || both.Base.Hash() != half.Base.Hash() {
+			t.Errorf("bfloat16: %v", err)
+		}
+	}
+	a := livelyAdapter(tiny, LoRA{Rank: 2, Alpha: 3, Dropout: 0.1, Targets: []string{"k_proj", "model.layers.1.mlp.up_proj"}}, 1)
+	if len(a.Weights) != 6 {
+		t.Errorf("%d adapter tensors, want 6: %v", len(a.Weights), a.Weights.Names())
+	}
+	dir := t.TempDir()
+	if err := a.Save(dir); err != nil {
+		t.Fatal(err)
+	}
+	back, err := LoadAdapter(dir, tiny)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if back.Weights.Hash() != a.Weights.Hash() || back.LoRA.Scale() != a.LoRA.Scale() || !slices.Equal(back.LoRA.Targets, a.LoRA.Targets) {
+		t.Errorf("adapter came back as %+v", back.LoRA)
+	}
+}
+
+// Everything in config.json that would change the maths is refused by name; null and false are fine.
+func TestConfigIsStrict(t *testing.T) {
+	good := func() map[string]any {
+		raw, err := tiny.hfJSON("float32")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var m map[string]any
+		if err := json.Unmarshal(raw, &m); err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	for _, tc := range []struct {
+		key   string
+		value any
+		ok    bool
+	}{
+		{"rope_scaling", map[string]any{"rope_type": "llama3", "factor": 8}, false},
+		{"rope_scaling", map[string]any{"type": "linear", "factor": 2}, false},
+		{"rope_parameters", map[string]any{"rope_type": "default", "rope_theta": 10000, "partial_rotary_factor": 0.5}, false},
+		{"rope_parameters", map[string]any{"rope_type": "default", "rope_theta": 10000}, true},
+		{"rope_scaling", nil, true},
+		{"attention_bias", true, false},
+		{"mlp_bias", true, false},
+		{"hidden_act", "gelu", false},
+		{"sliding_window", 4096, false},
+		{"sliding_window", nil, true},
+		{"model_type", "mistral", false},
+		{"quantization_config", map[string]any{"bits": 4}, false},
+		{"logit_scale", 2, false},
+		{"rope_interleaved", false, true},
+		{"num_key_value_heads", 3, false},
+		{"hidden_size", 0, false},
+		{"vocab_size", "many", false},
+	} {
+		m := good()
+		m[tc.key] = tc.value
+		raw, err := json.Marshal(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := parseHFConfig(raw)
+		switch {
+		case tc.ok && (err != nil || c != tiny):
+			t.Errorf("%s = %v: %v, %+v", tc.key, tc.value, err, c)
+		case !tc.ok && (err == nil || !strings.Contains(err.Error(), strings.TrimSuffix(tc.key, "_key_value_heads"))):
+			t.Errorf("%s = %v: error %v does not name the key", tc.key, tc.value, err)
+		}
+	}
+}
+
+func TestLoadListsTensors(t *testing.T) {
+	dir := t.TempDir()
+	if err := (&Model{Config: tiny, Base: lively(tiny, 3)}).Save(dir); err != nil {
+		t.Fatal(err)
+	}
+	w := maps.Clone(lively(tiny, 3))
+	delete(w, "model.norm.weight")
+	w["model.layers.0.self_attn.q_proj.bias"] = tensors.FromScalarAndDimensions(float32(0), 16)
+	w["model.embed_tokens.weight"] = tensors.FromScalarAndDimensions(float32(0), 36, 16)
+	if err := weights.Write(filepath.Join(dir, "model.safetensors"), w, nil); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Load(dir, dtypes.Float32)
+	for _, want := range []string{"missing (1): model.norm.weight", "q_proj.bias", "[36 16]"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error %q does not have %q", err, want)
+		}
+	}
+	if _, err := Load(filepath.Join(dir, "nowhere"), dtypes.Float32); err == nil {
+		t.Error("no error for a path that does not exist")
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config.json"), []byte("{"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Load(dir, dtypes.Float32); err == nil || !strings.Contains(err.Error(), "config.json") {
+		t.Errorf("broken config.json: %v", err)
+	}
+	if _, err := Load(dir, dtypes.Int32); err == nil {
+		t.Error("no error for int32 weights")
+	}
+}
+
+func TestLoRAValidate(t *testing.T) {
+	for _, l := range []LoRA{{Rank: 0, Alpha: 1, Targets: []string{AllLinear}}, {Rank: 1, Targets: []string{AllLinear}}, {Rank: 1, Alpha: 1},
+		{Rank: 1, Alpha: 1, Targets: []string{"qproj"}}, {Rank: 1, Alpha: 1, Dropout: 1, Targets: []string{AllLinear}}} {
+		if l.Validate() == nil {
+			t.Errorf("%+v is accepted", l)
+		}
+	}
+	if err := tinyLoRA.Validate(); err != nil {
+		t.Error(err)
+	}
+}
+
+// unpermute undoes what llama.cpp's converter does: reshape(heads, 2, dim/2, in).swapaxes(1, 2).
+func TestUnpermute(t *testing.T) {
+	const heads, dim, in = 3, 8, 5
+	rng := rand.New(rand.NewPCG(1, 1))
+	hf := make([]float32, heads*dim*in)
+	gguf := make([]float32, len(hf))
+	for i := range hf {
+		hf[i] = rng.Float32()
+	}
+	for h := range heads {
+		for part := range 2 {
+			for j := range dim / 2 {
+				for i := range in {
+					gguf[((h*dim/2+j)*2+part)*in+i] = hf[((h*2+part)*dim/2+j)*in+i]
+				}
+			}
+		}
+	}
+	x := tensors.FromFlatDataAndDimensions(gguf, heads*dim, in)
+	if err := unpermute(x, heads); err != nil {
+		t.Fatal(err)
+	}
+	wantClose(t, "rows", tensors.MustCopyFlatData[float32](x), hf, 0)
+	if err := unpermute(x, 5); err == nil {
+		t.Error("24 rows do not split into 5 heads")
+	}
+}
+
+func TestInitIsReproducible(t *testing.T) {
+	a, b := InitWeights(tiny, 1), InitWeights(tiny, 1)
+	if a.Hash() != b.Hash() || a.Hash() == InitWeights(tiny, 2).Hash() {
+		t.Error("the seed does not decide the weights")
+	}
+	if a.NumParams() != 2*37*16+16+2*(2*16+16*16*2+8*16*2+3*16*24) {
+		t.Errorf("%d parameters", a.NumParams())
+	}
+}
