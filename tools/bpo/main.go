@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"gobpo/experiments"
+	"gobpo/models"
 )
 
 func main() {
@@ -38,7 +39,7 @@ come from (data). bpo sweep runs the grid over them; bpo report draws it.`,
 	f := root.PersistentFlags()
 	f.String("backend", "", "auto, xla, xla:cpu, xla:cuda, xla:/path/plugin.so or go (default: the configuration's, else $GOMLX_BACKEND, else the best found)")
 	f.Bool("offline", false, "never download anything")
-	f.BoolP("verbose", "v", false, "more messages, and the trace of a failure inside graph code")
+	f.BoolP("verbose", "v", false, "list the graphs compiled, and trace a failure inside graph code")
 	root.AddCommand(
 		newValidateCmd(), newShowCmd(), newTrainCmd(), newSweepCmd(), newReportCmd(), newEvalCmd(),
 		newSampleCmd(), newTokenizeCmd(), newLogprobsCmd(), newLossesCmd(), newAnnotatorsCmd(),
@@ -55,12 +56,27 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := experiments.Guard(func() error { return root.ExecuteContext(ctx) })
+	verbose, _ := root.PersistentFlags().GetBool("verbose")
+	if verbose {
+		printCompilations(stderr)
+	}
 	if err == nil {
 		return 0
 	}
-	verbose, _ := root.PersistentFlags().GetBool("verbose")
 	fmt.Fprintln(stderr, "bpo: "+message(ctx, err, verbose))
 	return 1
+}
+
+// printCompilations lists every graph that was compiled, the input shapes it was compiled for, and the seconds it took.
+func printCompilations(w io.Writer) {
+	total, all := 0.0, models.Compilations()
+	for _, c := range all {
+		fmt.Fprintf(w, "compiled %-12s %6.2f s  %s\n", c.Name, c.Seconds, c.Shapes)
+		total += c.Seconds
+	}
+	if len(all) > 0 {
+		fmt.Fprintf(w, "compiled %d graphs in %.1f s\n", len(all), total)
+	}
 }
 
 // message turns an error into its line for people; with verbose the trace of a recovered panic follows.
