@@ -149,6 +149,7 @@ func measure(ctx context.Context, t task, rounds int, python, scratch string, lo
 		if s.Ready, err = p.read(); err != nil {
 			return r, fmt.Errorf("%s: %w", s.name, err)
 		}
+		s.StartCPU = p.cpuSeconds()
 		fmt.Fprintf(log, " loaded in %.1f s, first run %.1f s, peak %.0f MB\n", s.Ready.Load, s.Ready.Warmup, p.peakMB())
 	}
 	for round := range rounds {

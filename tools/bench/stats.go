@@ -22,6 +22,8 @@ type measured struct {
 	Runs   []map[string]float64 `json:"runs"` // seconds of each run, by part
 	CPU    []float64            `json:"cpu"`  // processor seconds of each run, all threads
 	PeakMB float64              `json:"peak_mb"`
+
+	StartCPU float64 `json:"start_cpu"` // processor seconds until ready: loading, compilation, the first run
 }
 
 // total is the seconds of each run, summed over the given parts.
