@@ -3,7 +3,6 @@ package bpo
 import (
 	"fmt"
 	"math"
-	"sync"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
@@ -82,7 +81,7 @@ func newTrainer(b compute.Backend, c models.Config, like *learner, obj objective
 	shape := fmt.Sprintf("%v %v %v %v", c, lora, full, l.names)
 
 	// grad: sets base, {weights, sums}; inputs: the packed rows, row weights [batch], RNG state, extra…
-	t.grad = exec(b, "grad", shape+obj.Key, func(sets []models.NodeSet, in []*Node) ([]models.NodeSet, []*Node) {
+	t.grad = models.Shared(b, "grad", shape+obj.Key, func(sets []models.NodeSet, in []*Node) ([]models.NodeSet, []*Node) {
 		trained := l.nodes(sets[1][flatWeights])
 		p := models.Params{Base: sets[0], Adapter: trained, LoRA: lora}
 		if full {
@@ -99,7 +98,7 @@ func newTrainer(b compute.Backend, c models.Config, like *learner, obj objective
 	})
 
 	// update: set {weights, m, v, sums}, donated; inputs lr, c1, c2 and, with weight decay, its mask.
-	t.update = exec(b, "update", fmt.Sprint(opt), func(sets []models.NodeSet, in []*Node) ([]models.NodeSet, []*Node) {
+	t.update = models.Shared(b, "update", fmt.Sprint(opt), func(sets []models.NodeSet, in []*Node) ([]models.NodeSet, []*Node) {
 		var decay *Node
 		if len(in) > 3 {
 			decay = in[3]
@@ -116,19 +115,6 @@ func newTrainer(b compute.Backend, c models.Config, like *learner, obj objective
 
 // Names of a learner's vectors.
 const flatWeights, flatM, flatV, flatSums = "weights", "m", "v", "sums"
-
-// execs holds the training functions of this process by backend, name and constants: the trials of a sweep compile each
-// graph once.
-var execs sync.Map
-
-func exec(b compute.Backend, name, constants string, fn models.Fn) *models.Exec {
-	type key struct {
-		backend         compute.Backend
-		name, constants string
-	}
-	e, _ := execs.LoadOrStore(key{b, name, constants}, models.NewExec(b, name, fn))
-	return e.(*models.Exec)
-}
 
 // example is one row of training: completions that share a prompt, the row's weight in the summed loss, extra scalars.
 type example struct {

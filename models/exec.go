@@ -47,6 +47,19 @@ func NewExec(b compute.Backend, name string, fn Fn) *Exec {
 	return &Exec{backend: b, name: name, fn: fn, compiled: map[string]*program{}}
 }
 
+var sharedExecs sync.Map
+
+// Shared is the process's one Exec of that name and those constants on a backend, made of fn the first time: the trials
+// of a sweep, or the layers of a model, compile each graph once. constants must tell apart what fn takes from outside.
+func Shared(b compute.Backend, name, constants string, fn Fn) *Exec {
+	type key struct {
+		backend         compute.Backend
+		name, constants string
+	}
+	e, _ := sharedExecs.LoadOrStore(key{b, name, constants}, NewExec(b, name, fn))
+	return e.(*Exec)
+}
+
 // Compilation is one executable built by this process.
 type Compilation struct {
 	Name    string  // of the Exec

@@ -113,20 +113,21 @@ func Fold(b compute.Backend, p Policy) (Policy, error) {
 		out.Override = Weights{}
 	}
 	base, adapter := p.Sets()
-	e := NewExec(b, "fold", func(sets []NodeSet, _ []*op.Node) ([]NodeSet, []*op.Node) {
+	scale := tensors.FromScalar(float32(p.LoRA().Scale()))
+	defer finalize([]*tensors.Tensor{scale})
+	e := Shared(b, "fold", "", func(sets []NodeSet, in []*op.Node) ([]NodeSet, []*op.Node) {
 		w := sets[0]["w"]
 		delta := op.Dot(sets[0]["b"], sets[0]["a"]).General([]int{1}, nil, []int{0}, nil) // [out, in]
-		sum := op.Add(op.ConvertDType(w, delta.DType()), op.MulScalar(delta, p.LoRA().Scale()))
+		sum := op.Add(op.ConvertDType(w, delta.DType()), op.Mul(delta, in[0]))
 		return []NodeSet{{"w": op.ConvertDType(sum, w.DType())}}, nil
 	})
-	defer e.Finalize()
 	made := Weights{}
 	for name, w := range base { // one layer at a time: one executable a shape, and nothing held twice
 		nameA, nameB := loraNames(name)
 		if adapter[nameA] == nil {
 			continue
 		}
-		sets, _, err := e.Call([]Arg{{Set: Weights{"w": w, "a": adapter[nameA], "b": adapter[nameB]}}})
+		sets, _, err := e.Call([]Arg{{Set: Weights{"w": w, "a": adapter[nameA], "b": adapter[nameB]}}}, scale)
 		if err != nil {
 			made.Finalize()
 			return Policy{}, fmt.Errorf("fold %s: %w", name, err)
@@ -166,12 +167,13 @@ func combine(b compute.Backend, what string, p0, p1 Policy, w0, w1 float64) (Pol
 			}
 		}()
 	}
-	e := NewExec(b, what, func(sets []NodeSet, _ []*op.Node) ([]NodeSet, []*op.Node) {
+	weights := []*tensors.Tensor{tensors.FromScalar(float32(w0)), tensors.FromScalar(float32(w1))}
+	defer finalize(weights)
+	e := Shared(b, "combine", "", func(sets []NodeSet, in []*op.Node) ([]NodeSet, []*op.Node) {
 		f32 := func(name string) *op.Node { return op.ConvertDType(sets[0][name], dtypes.Float32) }
-		sum := op.Add(op.MulScalar(f32("0"), w0), op.MulScalar(f32("1"), w1))
+		sum := op.Add(op.Mul(f32("0"), in[0]), op.Mul(f32("1"), in[1]))
 		return []NodeSet{{"w": op.ConvertDType(sum, sets[0]["1"].DType())}}, nil
 	})
-	defer e.Finalize()
 	base0, _ := folded[0].Sets()
 	base1, _ := folded[1].Sets()
 	out := Policy{Name: p1.Name, Base: p1.Base, Override: Weights{}}
@@ -183,7 +185,7 @@ func combine(b compute.Backend, what string, p0, p1 Policy, w0, w1 float64) (Pol
 			out.Override.Finalize()
 			return Policy{}, fmt.Errorf("%s: the policies have different bases: %s is only in one", what, name)
 		}
-		sets, _, err := e.Call([]Arg{{Set: Weights{"0": base0[name], "1": base1[name]}}})
+		sets, _, err := e.Call([]Arg{{Set: Weights{"0": base0[name], "1": base1[name]}}}, weights...)
 		if err != nil {
 			out.Override.Finalize()
 			return Policy{}, fmt.Errorf("%s %s: %w", what, name, err)
