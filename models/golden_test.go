@@ -80,8 +80,6 @@ func maxDiff(a, b []float32) float64 {
 	return worst
 }
 
-func argMax(x []float32) int32 { return int32(slices.Index(x, slices.Max(x))) }
-
 func TestGoldenLlama(t *testing.T) {
 	dir := shared(t, "goldens", "hf", "llama")
 	var want struct {

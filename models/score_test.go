@@ -2,6 +2,7 @@ package models
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -114,6 +115,10 @@ func TestLogProbsInvariance(t *testing.T) {
 }
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if flag.Lookup("test.bench").Value.String() != "" && os.Getenv("XLA_FLAGS") == "" {
+		os.Setenv("XLA_FLAGS", "--xla_backend_optimization_level=3") // backendtest takes 0, which is for tests
+	}
 	code := m.Run()
 	if testing.Verbose() {
 		for _, c := range Compilations() {

@@ -99,21 +99,24 @@ func (d decoder) step(p *models.Params, prefix, s models.NodeSet, mask, uniforms
 	length := op.ReduceAndKeep(op.ConvertDType(mask, dtypes.Int32), op.ReduceSum, -1) // [B, 1]
 	positions := op.BroadcastToDims(op.Add(op.MinusOne(length), step), batch, n)
 	slots := shapes.Make(dtypes.Int32, batch, n, size)
-	written := op.LessOrEqual(op.Iota(g, slots, 2), step) // [B, n, R]
+	written := op.LessThan(op.Iota(g, slots, 2), step) // [B, n, R]
+	itself := op.BroadcastToDims(op.Equal(step, step), batch, n, 1)
 	_, seen := models.PrefixPositions(mask)
 	seen = op.BroadcastToDims(op.InsertAxes(seen, 1), batch, n, width)
 	hidden := c.Hidden(p, s["last"], positions, func(layer int, q, k, v *op.Node) *op.Node {
-		own := models.Span{Mask: written}
-		own.K = d.write(s[ownName("k", layer)], models.Keys(k, n), step, 4)
-		own.V = d.write(s[ownName("v", layer)], models.Values(v, n), step, 3)
-		next[ownName("k", layer)], next[ownName("v", layer)] = own.K, own.V
-		return models.Attention(q, models.Span{K: prefix[prefixName("k", layer)], V: prefix[prefixName("v", layer)], Mask: seen}, own)
+		// Attention reads the caches as they were, and the fed token as a span of its own: reading the updated ones
+		// instead makes XLA copy them several times.
+		fed := models.Span{K: models.Keys(k, n), V: models.Values(v, n), Mask: itself}
+		kName, vName := ownName("k", layer), ownName("v", layer)
+		next[kName], next[vName] = d.write(s[kName], fed.K, step, 4), d.write(s[vName], fed.V, step, 3)
+		return models.Attention(q, models.Span{K: prefix[prefixName("k", layer)], V: prefix[prefixName("v", layer)], Mask: seen},
+			models.Span{K: s[kName], V: s[vName], Mask: written}, fed)
 	}) // [hidden, B·n]
 
 	here := op.Equal(op.Iota(g, slots, 2), step) // [B, n, R]: the position being chosen
 	open := op.LogicalAnd(here, op.LogicalNot(op.BroadcastToDims(op.InsertAxes(finished, -1), batch, n, size)))
 	u := op.ReduceSum(op.Where(here, uniforms, op.ZerosLike(uniforms)), -1)
-	token, sampled, policy := d.options.draw(op.Transpose(c.Logits(p, hidden), 0, 1), op.Reshape(u, batch*n))
+	token, sampled, policy := d.options.draw(c.Logits(p, hidden), op.Reshape(u, batch*n))
 	put := func(name string, x *op.Node) {
 		x = op.BroadcastToDims(op.InsertAxes(op.Reshape(x, batch, n), -1), batch, n, size)
 		next[name] = op.Where(open, x, s[name])

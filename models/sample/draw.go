@@ -8,22 +8,24 @@ import (
 	op "github.com/gomlx/gomlx/core/graph"
 )
 
-// draw picks a token per row of logits [N, vocab] float32 with the uniforms u [N]: token ids [N] int32, and per token
+// draw picks a token per column of logits [vocab, N] float32 with the uniforms u [N]: token ids [N] int32, and per token
 // its log-prob under the sampling distribution and under the untempered policy, [N] float32 each.
 //
 // The sampling distribution is softmax(logits/temperature), cut to the top k, then to the nucleus of mass top p of what
 // is left (the order of Hugging Face). Greedy picks the maximum, whose sampling log-prob is 0.
 func (o Options) draw(logits, u *op.Node) (token, sampled, policy *op.Node) {
-	highest := op.ReduceAndKeep(logits, op.ReduceMax, -1) // [N, 1]
-	rows, vocab := logits.Shape().Dim(0), logits.Shape().Dim(1)
-	shifted := op.Sub(logits, highest)
-	logSum := op.Log(op.ReduceSum(op.Exp(shifted), -1)) // [N]
-	at := func(x, token *op.Node) *op.Node {            // x [N, vocab] at token [N]
+	vocab, rows := logits.Shape().Dim(0), logits.Shape().Dim(1)
+	highest := op.ReduceAndKeep(logits, op.ReduceMax, 0) // [1, N]
+	// Not before the subtraction: XLA would fold the transposition into the product that made the logits, which turns
+	// it into the slow x·Wᵀ.
+	shifted := op.Transpose(op.Sub(logits, highest), 0, 1) // [N, vocab]
+	logSum := op.Log(op.ReduceSum(op.Exp(shifted), -1))    // [N]
+	at := func(x, token *op.Node) *op.Node {               // x [N, vocab] at token [N]
 		index := op.Concatenate([]*op.Node{op.Iota(x.Graph(), shapes.Make(dtypes.Int32, rows, 1), 0), op.InsertAxes(token, -1)}, 1)
 		return op.Gather(x, index)
 	}
 	if o.Greedy {
-		token = op.ArgMax(logits, -1, dtypes.Int32)
+		token = op.ArgMax(shifted, -1, dtypes.Int32)
 		policy = op.Sub(at(shifted, token), logSum)
 		return token, op.ZerosLike(policy), policy
 	}

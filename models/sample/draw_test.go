@@ -58,8 +58,8 @@ func exactDistribution(logits []float32, o Options) []float64 {
 func drawn(t *testing.T, b compute.Backend, logits []float32, us []float32, o Options) (tokens []int32, sampled, policy []float32) {
 	t.Helper()
 	e := models.NewExec(b, "draw", func(_ []models.NodeSet, in []*op.Node) ([]models.NodeSet, []*op.Node) {
-		rows := op.BroadcastToDims(op.InsertAxes(in[0], 0), len(us), len(logits))
-		token, sampled, policy := o.draw(rows, in[1])
+		columns := op.BroadcastToDims(op.InsertAxes(in[0], -1), len(logits), len(us))
+		token, sampled, policy := o.draw(columns, in[1])
 		return nil, []*op.Node{token, sampled, policy}
 	})
 	defer e.Finalize()

@@ -3,6 +3,7 @@ package sample
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -18,6 +19,10 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	if flag.Lookup("test.bench").Value.String() != "" && os.Getenv("XLA_FLAGS") == "" {
+		os.Setenv("XLA_FLAGS", "--xla_backend_optimization_level=3") // backendtest takes 0, which is for tests
+	}
 	code := m.Run()
 	if testing.Verbose() {
 		for _, c := range models.Compilations() {
