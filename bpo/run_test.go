@@ -366,3 +366,46 @@ func TestSFTLearnsTheReferences(t *testing.T) {
 		t.Errorf("a saved policy came back different: %v", err)
 	}
 }
+
+// A record whose log-probs are not those of the behavior policy is refused before anything trains on it.
+func TestTamperedLogProbsAreRefused(t *testing.T) {
+	s := testSetup(t)
+	s.Log = func(step int, m Metrics) error { return errKilled }
+	if _, err := Train(context.Background(), s); !errors.Is(err, errKilled) {
+		t.Fatal(err)
+	}
+	files, err := filepath.Glob(filepath.Join(s.Dir, "pairs", "*", "*.parquet"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no pairs: %v", err)
+	}
+	rows, err := data.Read[data.Preference](files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	info, err := data.Describe(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows[1].RejectedLogps[0] += 0.5
+	if err := data.Write(files[0], rows, info.Meta); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := record(t, s); err == nil || !strings.Contains(err.Error(), "pair "+rows[1].ID+": the sampler gave log-prob") {
+		t.Errorf("error %v, want one that names pair %s", err, rows[1].ID)
+	}
+}
+
+func TestWrongReferenceIsRefused(t *testing.T) {
+	s := testSetup(t)
+	r := &run{setup: s, cfg: &s.Config, loss: losses["dpo"]}
+	if err := r.checkIdentity(Metrics{"num_pairs": 4, "rewards/margins": 1e-4}); err != nil {
+		t.Error(err)
+	}
+	if err := r.checkIdentity(Metrics{"num_pairs": 4, "rewards/margins": 0.3}); err == nil || !strings.Contains(err.Error(), "should be equal") {
+		t.Errorf("a margin of 0.3 at step 1 gave error %v", err)
+	}
+	s.Config.Learners = 2
+	if err := r.checkIdentity(Metrics{"num_pairs": 4, "rewards/margins": 0.3}); err != nil {
+		t.Errorf("an ensemble was refused: %v", err)
+	}
+}
