@@ -10,15 +10,19 @@ type Row struct {
 	Completions [][]int32
 }
 
-// Bucket is the one length-bucket rule of sampler, scorer and learner: multiples of 16 up to 128, of 64 up to 512, of
-// 256 beyond. It bounds padding to a few percent and the number of compiled widths to a few dozen.
+// Bucket is the one length-bucket rule of sampler, scorer and learner: powers of two from 16 to 128, multiples of 128 up
+// to 512, of 256 beyond. Few widths, since a graph of a real model takes longer to compile than its padding to compute.
 func Bucket(n int) int {
 	step := 16
 	switch {
 	case n > 512:
 		step = 256
 	case n > 128:
-		step = 64
+		step = 128
+	default:
+		for step < n {
+			step *= 2
+		}
 	}
 	return max(1, (n+step-1)/step) * step
 }

@@ -163,13 +163,14 @@ func (s *Sampler) Sample(ctx context.Context, p models.Policy, prompts []Prompt,
 	return out, nil
 }
 
-// batchSize rounds up to a power of two, so that short batches compile few sizes and one prompt stays cheap.
+// batchSize is 1, a quarter of the limit or the limit: short batches stay cheap and few sizes are compiled.
 func batchSize(n, limit int) int {
-	size := 1
-	for size < n {
-		size *= 2
+	for _, size := range []int{1, (limit + 3) / 4} {
+		if n <= size {
+			return size
+		}
 	}
-	return min(size, limit)
+	return limit
 }
 
 func (s *Sampler) batch(ctx context.Context, p models.Policy, prompts []Prompt, o Options) ([][]Completion, error) {
