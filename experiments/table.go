@@ -13,14 +13,18 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"gonum.org/v1/gonum/stat"
+
 	"gobpo/experiments/stats"
 )
 
-// Cell is one number of the table over seeds: the mean with the half width of its 95 % interval (Student's t over
-// seeds; for one seed the bootstrap over prompts where there is one). Missing numbers are nil.
+// Cell is one number of the table: its mean over seeds and, from two seeds on, their standard deviation. A win rate
+// also has the half width of its 95 % percentile bootstrap interval over prompts, stratified by seed (as in the paper's
+// figures): it covers the choice of prompts, the standard deviation what training seeds do. Missing numbers are nil.
 type Cell struct {
 	Mean *float64 `json:"mean"`
 	Half *float64 `json:"half_width,omitempty"`
+	SD   *float64 `json:"sd,omitempty"`
 }
 
 // Row is one arm of a sweep: all trials that agree in everything but the seed.
@@ -44,9 +48,12 @@ type Table struct {
 }
 
 // columns of the printed table; the JSON holds every metric.
-var columns = []struct{ metric, title string }{
-	{"eval/win_rate", "win rate"}, {"eval/score", "score"}, {"kl/initial", "KL"},
-	{"eval/length", "words"}, {"eval/distinct_2", "distinct-2"}, {"eval/unique", "unique"},
+var columns = []struct {
+	metric, title string
+	sd            bool // print the deviation over seeds beside it
+}{
+	{"eval/win_rate", "win rate", true}, {"eval/score", "score", false}, {"kl/initial", "KL", false},
+	{"eval/length", "words", false}, {"eval/distinct_2", "distinct-2", false}, {"eval/unique", "unique", false},
 }
 
 // MakeTable gathers the results of a sweep's trials.
@@ -129,14 +136,17 @@ func cells(results []Result) map[string]Cell {
 	}
 	out := map[string]Cell{}
 	for k, v := range values {
-		s := stats.OverSeeds(v, 0.95)
-		cell := Cell{Mean: finite(s.Mean)}
-		if len(v) > 1 {
-			cell.Half = finite((s.Interval.High - s.Interval.Low) / 2)
-		} else if k == "eval/win_rate" {
-			cell.Half = finite((results[0].Final["eval/win_rate_high"] - results[0].Final["eval/win_rate_low"]) / 2)
+		mean, sd := stat.MeanStdDev(v, nil)
+		out[k] = Cell{Mean: finite(mean), SD: finite(sd)}
+	}
+	if cell, ok := out["eval/win_rate"]; ok {
+		var outcomes [][]float64
+		for _, r := range results {
+			outcomes = append(outcomes, r.Outcomes)
 		}
-		out[k] = cell
+		_, interval := stats.Bootstrap{}.Mean(outcomes)
+		cell.Half = finite((interval.High - interval.Low) / 2)
+		out["eval/win_rate"] = cell
 	}
 	return out
 }
@@ -181,13 +191,22 @@ func (t Table) grid() [][]string {
 	header = append(header, "method", "seeds")
 	for _, c := range columns {
 		header = append(header, c.title)
+		if c.sd {
+			header = append(header, "seed sd")
+		}
+	}
+	numbers := func(cells map[string]Cell) (out []string) {
+		for _, c := range columns {
+			out = append(out, cells[c.metric].String())
+			if c.sd {
+				out = append(out, Cell{Mean: cells[c.metric].SD}.String())
+			}
+		}
+		return out
 	}
 	lines := [][]string{header}
-	start := make([]string, len(t.Keys))
-	start = append(start, "start policy", "")
-	for _, c := range columns {
-		start = append(start, t.Initial[c.metric].String())
-	}
+	start := append(make([]string, len(t.Keys)), "start policy", "")
+	start = append(start, numbers(t.Initial)...)
 	if len(t.Initial) > 0 {
 		lines = append(lines, start)
 	}
@@ -201,10 +220,7 @@ func (t Table) grid() [][]string {
 			seeds += fmt.Sprintf(" (%d missing)", r.Missing)
 		}
 		line = append(line, r.Method, seeds)
-		for _, c := range columns {
-			line = append(line, r.Cells[c.metric].String())
-		}
-		lines = append(lines, line)
+		lines = append(lines, append(line, numbers(r.Cells)...))
 	}
 	return lines
 }
@@ -224,8 +240,9 @@ func (t Table) Print(w io.Writer) error {
 
 // Legend says what the numbers are.
 func (t Table) Legend() string {
-	return "mean ± half width of the 95 % interval: over seeds (Student's t), for one seed over prompts (bootstrap); " +
-		"win rate against the reference texts, a tie counting one half; KL to the start policy in nats a completion"
+	return "means over seeds; win rate against the reference texts, a tie counting one half, ± half width of the 95 % bootstrap " +
+		"interval over prompts, stratified by seed; seed sd: standard deviation of the win rate over seeds; KL to the start " +
+		"policy in nats a completion"
 }
 
 // Save writes results.md, results.csv and results.json into the study's directory.
@@ -241,14 +258,14 @@ func (t Table) Save(dir string) error {
 	w := csv.NewWriter(&cs)
 	header := append(append([]string{}, t.Keys...), "method", "seeds", "failed", "missing")
 	for _, c := range columns {
-		header = append(header, c.metric, c.metric+"_half_width")
+		header = append(header, c.metric, c.metric+"_half_width", c.metric+"_sd")
 	}
 	rows := [][]string{header}
 	for _, r := range t.Rows {
 		line := r.settings(t.Keys)
 		line = append(line, r.Method, strconv.Itoa(r.Seeds), strconv.Itoa(r.Failed), strconv.Itoa(r.Missing))
 		for _, c := range columns {
-			line = append(line, number(r.Cells[c.metric].Mean), number(r.Cells[c.metric].Half))
+			line = append(line, number(r.Cells[c.metric].Mean), number(r.Cells[c.metric].Half), number(r.Cells[c.metric].SD))
 		}
 		rows = append(rows, line)
 	}

@@ -2,19 +2,25 @@ package experiments
 
 import (
 	"context"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 )
 
-// TestTableOverSeeds checks the numbers of an arm by hand: seeds 0, 1, 2 give 0.4, 0.5, 0.6, so the mean is 0.5, the
-// standard deviation 0.1, and the half width t(0.975, 2)·0.1/√3 = 4.3027·0.057735 = 0.2484.
+// TestTableOverSeeds checks the numbers of an arm by hand: seeds 0, 1, 2 win 4, 5, 6 of 10 prompts, so the mean is 0.5 and
+// the standard deviation over seeds 0.1. The stratified bootstrap draws within seeds: the mean of 30 has the deviation
+// √((0.24+0.25+0.24)/3/30) = 0.090, a half width of about 1.96·0.090 = 0.177.
 func TestTableOverSeeds(t *testing.T) {
 	trials, out := trialsOf(t, taskYAML+"sweep: {grid: {seed: [0, 1, 2], loss.beta: [0.1]}}"), t.TempDir()
 	run := func(_ context.Context, tr Trial, _ *RunDir, _ UI) (Result, error) {
 		win := 0.4 + 0.1*float64(tr.Config.Seed)
-		return Result{Final: map[string]float64{"eval/win_rate": win, "eval/win_rate_low": win - 0.1, "eval/win_rate_high": win + 0.1, "eval/length": 12}}, nil
+		outcomes := make([]float64, 10)
+		for i := range 4 + int(tr.Config.Seed) {
+			outcomes[i] = 1
+		}
+		return Result{Final: map[string]float64{"eval/win_rate": win, "eval/length": 12}, Outcomes: outcomes}, nil
 	}
 	if failed, err := Sweep(t.Context(), trials, SweepOptions{Out: out, Run: run, UI: &silent{}}); failed != 0 || err != nil {
 		t.Fatal(failed, err)
@@ -26,17 +32,21 @@ func TestTableOverSeeds(t *testing.T) {
 	if len(table.Rows) != 1 || table.Rows[0].Seeds != 3 || len(table.Rows[0].Runs) != 3 {
 		t.Fatalf("%+v", table.Rows)
 	}
-	for metric, want := range map[string]string{"eval/win_rate": "0.500 ± 0.248", "eval/length": "12.0 ± 0.0", "kl/initial": "–"} {
+	for metric, want := range map[string]string{"eval/length": "12.0", "kl/initial": "–"} {
 		if got := table.Rows[0].Cells[metric].String(); got != want {
 			t.Errorf("%s: %s, want %s", metric, got, want)
 		}
+	}
+	win := table.Rows[0].Cells["eval/win_rate"]
+	if math.Abs(*win.Mean-0.5) > 1e-12 || math.Abs(*win.SD-0.1) > 1e-12 || math.Abs(*win.Half-0.177) > 0.02 {
+		t.Errorf("win rate %v ± %v, sd %v", *win.Mean, *win.Half, *win.SD)
 	}
 	one, err := MakeTable(out, trials[:1])
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := one.Rows[0].Cells["eval/win_rate"].String(); got != "0.400 ± 0.100" {
-		t.Errorf("one seed shows the bootstrap interval: %s", got)
+	if got := one.Rows[0].Cells["eval/win_rate"]; got.SD != nil || math.Abs(*got.Half-0.3) > 0.05 { // 1.96·√(0.24/10)
+		t.Errorf("one seed: %s, sd %v", got, got.SD)
 	}
 
 	study := StudyDir(out, trials[0].Config)
@@ -44,7 +54,7 @@ func TestTableOverSeeds(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{
-		"results.md":   "| loss.beta | method | seeds | win rate | score | KL | words | distinct-2 | unique |\n|---|---|---|---|---|---|---|---|---|\n",
+		"results.md":   "| loss.beta | method | seeds | win rate | seed sd | score | KL | words | distinct-2 | unique |\n|---|---|---|---|---|---|---|---|---|---|\n",
 		"results.csv":  "loss.beta,method,seeds,failed,missing,eval/win_rate,eval/win_rate_half_width,",
 		"results.json": `"rows": [`,
 	} {
@@ -54,7 +64,7 @@ func TestTableOverSeeds(t *testing.T) {
 		}
 	}
 	var text strings.Builder
-	if err := table.Print(&text); err != nil || !strings.Contains(text.String(), "0.500 ± 0.248") {
+	if err := table.Print(&text); err != nil || !strings.Contains(text.String(), "0.500 ± 0.1") {
 		t.Errorf("%v\n%s", err, &text)
 	}
 }
