@@ -145,6 +145,9 @@ func cells(results []Result) map[string]Cell {
 			outcomes = append(outcomes, r.Outcomes)
 		}
 		_, interval := stats.Bootstrap{}.Mean(outcomes)
+		if len(outcomes[0]) == 0 { // a start policy keeps only its summary
+			interval = stats.Interval{Low: results[0].Final["eval/win_rate_low"], High: results[0].Final["eval/win_rate_high"]}
+		}
 		cell.Half = finite((interval.High - interval.Low) / 2)
 		out["eval/win_rate"] = cell
 	}
