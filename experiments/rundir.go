@@ -1,6 +1,7 @@
 package experiments
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -51,14 +52,19 @@ type RunDir struct {
 // ErrLocked is wrapped by the error of OpenRun where another process works in the directory.
 var ErrLocked = errors.New("another process is using this run directory")
 
+const lockPatience = 3 * time.Second
+
 // OpenRun makes the directory if need be, locks it and reads its manifest. Close releases the lock.
 func OpenRun(path string) (*RunDir, error) {
 	if err := os.MkdirAll(path, 0o755); err != nil {
 		return nil, fmt.Errorf("run directory: %w", err)
 	}
 	r := &RunDir{Path: path, lock: flock.New(filepath.Join(path, "lock"))}
-	ok, err := r.lock.TryLock()
-	if err != nil {
+	// A process that was just killed holds its lock until its memory is given back, so ask for a moment longer.
+	wait, cancel := context.WithTimeout(context.Background(), lockPatience)
+	defer cancel()
+	ok, err := r.lock.TryLockContext(wait, 100*time.Millisecond)
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	if !ok {
