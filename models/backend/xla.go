@@ -71,7 +71,6 @@ func newXLA(s spec, path string) (compute.Backend, error) {
 	if strings.Contains(strings.ToLower(filepath.Base(path)), "cpu") {
 		options = pjrt.NamedValuesMap{"cpu_device_count": s.devices}
 	}
-	oneArena()
 	b, err := xla.NewWithOptions(config, options)
 	if err != nil {
 		return nil, fmt.Errorf("backend xla: cannot open %s: %w", path, err)

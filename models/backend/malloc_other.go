@@ -1,5 +1,0 @@
-//go:build !(linux && cgo && !noxla)
-
-package backend
-
-func oneArena() {}
