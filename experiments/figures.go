@@ -107,7 +107,7 @@ func figures(t Table, study string) ([]figure, error) {
 
 func winRateOverF(t Table, l layout) figure {
 	f := figure{name: "win-rate-over-f", title: "Win rate over F",
-		caption: "Win rate against the reference texts (a tie counts one half) on the test prompts. Bars are 95 % intervals; the marks of one F stand side by side so that they can be told apart."}
+		caption: "Win rate against the reference texts (a tie counts one half) on the test prompts. Bars are 95 % bootstrap intervals over prompts, stratified by seed; the marks of one F stand side by side so that they can be told apart."}
 	if l.xKey == "" {
 		f.title, l.xs = "Win rate by arm", []string{""}
 	}
