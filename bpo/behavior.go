@@ -28,7 +28,10 @@ func merged(op, name string, learners []*learner) (models.Policy, error) {
 	if len(learners) == 1 {
 		return policy, nil
 	}
-	adapter, err := models.Merge(op, adapters)
+	adapter, err := models.Merge(op, adapters) // shares nothing with its inputs
+	for _, a := range adapters {
+		a.Weights.Finalize()
+	}
 	if err != nil {
 		return policy, fmt.Errorf("merge %d learners: %w", len(learners), err)
 	}

@@ -71,7 +71,6 @@ type trainer struct {
 	update  *models.Exec
 	decay   *tensors.Tensor // [n]; nil without weight decay
 	micro   int
-	pad     int32
 }
 
 // newTrainer builds the two functions of a step, for learners alike to the given one; LoRA dropout makes gradients stochastic.
@@ -227,7 +226,7 @@ func (t *trainer) pack(batch []example, seed uint64) (in []*tensors.Tensor, toke
 		}
 	}
 	p, r, k, tokens := widths(rows)
-	in = models.PackRows(rows, t.micro, p, r, k, t.pad)
+	in = models.PackRows(rows, t.micro, p, r, k, 0)
 	in = append(in, tensors.FromFlatDataAndDimensions(weight, t.micro), rngState(seed))
 	for _, column := range extra {
 		in = append(in, tensors.FromFlatDataAndDimensions(column, t.micro))

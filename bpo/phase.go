@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -275,7 +276,7 @@ func loadOffline(c *Config, m *models.Model) (*offline, tally, error) {
 			count.Truncated++
 		}
 		row.RefChosenLogps, row.RefRejectedLogps = nil, nil
-		if equalIDs(row.ChosenIDs, row.RejectedIDs) {
+		if slices.Equal(row.ChosenIDs, row.RejectedIDs) {
 			count.Identical++
 			continue
 		}
@@ -304,16 +305,4 @@ func (o *offline) step(t int) []*data.Preference {
 		out = append(out, &pair)
 	}
 	return out
-}
-
-func equalIDs(a, b []int32) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for i := range a {
-		if a[i] != b[i] {
-			return false
-		}
-	}
-	return true
 }
