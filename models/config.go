@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	op "github.com/gomlx/gomlx/core/graph"
 )
 
 // Config is the shape of a model. Architecture "llama" is pre-norm RMSNorm, grouped-query attention with rotary
@@ -57,23 +59,35 @@ func layerName(layer int, part string) string {
 	return fmt.Sprintf("model.layers.%d.%s.weight", layer, part)
 }
 
-// Linear is one linear layer of a transformer block: Module is its short name ("q_proj"), Name its weight's.
+// Linear is one linear layer of a transformer block: Module is its short name ("q_proj"), Name its weight's, which is
+// [out, in], or [in, out] if it is Transposed (GPT-2's Conv1D). A bias is named like the weight.
 type Linear struct {
 	Module, Name string
 	Out, In      int
+	Transposed   bool
+}
+
+func (l Linear) bias() string { return strings.TrimSuffix(l.Name, "weight") + "bias" }
+
+// apply is the weight times x [in, N], in x's dtype: [out, N].
+func (l Linear) apply(w, x *op.Node) *op.Node {
+	if l.Transposed {
+		return op.Dot(op.ConvertDType(w, x.DType()), x).General([]int{0}, nil, []int{0}, nil)
+	}
+	return matmul(w, x)
 }
 
 // modules lists the linear layers of a block in forward order, as (path below the layer, out, in).
 func (c Config) modules() []Linear {
 	q, kv := c.NumHeads*c.HeadDim, c.NumKVHeads*c.HeadDim
 	return []Linear{
-		{"q_proj", "self_attn.q_proj", q, c.HiddenSize},
-		{"k_proj", "self_attn.k_proj", kv, c.HiddenSize},
-		{"v_proj", "self_attn.v_proj", kv, c.HiddenSize},
-		{"o_proj", "self_attn.o_proj", c.HiddenSize, q},
-		{"gate_proj", "mlp.gate_proj", c.IntermediateSize, c.HiddenSize},
-		{"up_proj", "mlp.up_proj", c.IntermediateSize, c.HiddenSize},
-		{"down_proj", "mlp.down_proj", c.HiddenSize, c.IntermediateSize},
+		{Module: "q_proj", Name: "self_attn.q_proj", Out: q, In: c.HiddenSize},
+		{Module: "k_proj", Name: "self_attn.k_proj", Out: kv, In: c.HiddenSize},
+		{Module: "v_proj", Name: "self_attn.v_proj", Out: kv, In: c.HiddenSize},
+		{Module: "o_proj", Name: "self_attn.o_proj", Out: c.HiddenSize, In: q},
+		{Module: "gate_proj", Name: "mlp.gate_proj", Out: c.IntermediateSize, In: c.HiddenSize},
+		{Module: "up_proj", Name: "mlp.up_proj", Out: c.IntermediateSize, In: c.HiddenSize},
+		{Module: "down_proj", Name: "mlp.down_proj", Out: c.HiddenSize, In: c.IntermediateSize},
 	}
 }
 

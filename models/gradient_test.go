@@ -96,9 +96,9 @@ func TestDropout(t *testing.T) {
 		e := NewExec(b, "dropout", func(sets []NodeSet, args []*op.Node) ([]NodeSet, []*op.Node) {
 			p := &Params{Base: sets[0], Adapter: sets[1], LoRA: l}
 			x := op.Ones(args[0].Graph(), shapes.Make(dtypes.Float32, in, n))
-			plain := p.linear("x.weight", x)
+			plain := p.linear(Linear{Name: "x.weight"}, x)
 			p.RNG = args[0]
-			return nil, []*op.Node{plain, p.linear("x.weight", x)}
+			return nil, []*op.Node{plain, p.linear(Linear{Name: "x.weight"}, x)}
 		})
 		defer e.Finalize()
 		call := func(seed int64) (plain, dropped []float32) {

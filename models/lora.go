@@ -132,10 +132,13 @@ func (p *Params) weight(name string) *op.Node {
 	return w
 }
 
-// linear is x [in, N] through a weight [out, in] and its adapter, if it has one: [out, N] in x's dtype.
-func (p *Params) linear(name string, x *op.Node) *op.Node {
-	y := matmul(p.weight(name), x)
-	nameA, nameB := loraNames(name)
+// linear is x [in, N] through a linear layer, its bias and its adapter, where it has them: [out, N] in x's dtype.
+func (p *Params) linear(lin Linear, x *op.Node) *op.Node {
+	y := lin.apply(p.weight(lin.Name), x)
+	if b, ok := p.Base[lin.bias()]; ok {
+		y = op.Add(y, op.InsertAxes(op.ConvertDType(b, y.DType()), -1))
+	}
+	nameA, nameB := loraNames(lin.Name)
 	a, ok := p.Adapter[nameA]
 	if !ok {
 		return y

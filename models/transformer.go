@@ -25,16 +25,17 @@ func (c *Config) Hidden(p *Params, tokens, positions *op.Node, attend Attend) *o
 	split := func(y *op.Node) *op.Node { return op.Reshape(y, y.Shape().Dim(0), c.HeadDim, batch, seq) }
 	for layer := range c.NumLayers {
 		weight := func(part string) string { return layerName(layer, part) }
+		linear := func(part string) Linear { return Linear{Name: weight(part)} }
 		h := c.norm(p, weight("input_layernorm"), x)
-		q := rotate(heads(p.linear(weight("self_attn.q_proj"), h), c.NumHeads), cos, sin)
-		k := rotate(heads(p.linear(weight("self_attn.k_proj"), h), c.NumKVHeads), cos, sin)
-		v := heads(p.linear(weight("self_attn.v_proj"), h), c.NumKVHeads)
-		x = op.Add(x, p.linear(weight("self_attn.o_proj"), attend(layer, split(q), split(k), split(v))))
+		q := rotate(heads(p.linear(linear("self_attn.q_proj"), h), c.NumHeads), cos, sin)
+		k := rotate(heads(p.linear(linear("self_attn.k_proj"), h), c.NumKVHeads), cos, sin)
+		v := heads(p.linear(linear("self_attn.v_proj"), h), c.NumKVHeads)
+		x = op.Add(x, p.linear(linear("self_attn.o_proj"), attend(layer, split(q), split(k), split(v))))
 
 		h = c.norm(p, weight("post_attention_layernorm"), x)
-		gate := p.linear(weight("mlp.gate_proj"), h)
-		h = op.Mul(op.Mul(gate, op.Sigmoid(gate)), p.linear(weight("mlp.up_proj"), h))
-		x = op.Add(x, p.linear(weight("mlp.down_proj"), h))
+		gate := p.linear(linear("mlp.gate_proj"), h)
+		h = op.Mul(op.Mul(gate, op.Sigmoid(gate)), p.linear(linear("mlp.up_proj"), h))
+		x = op.Add(x, p.linear(linear("mlp.down_proj"), h))
 	}
 	return c.norm(p, normName, x)
 }
