@@ -34,6 +34,8 @@ func FuzzSafetensors(f *testing.F) {
 		}
 		total := int64(0)
 		for name, e := range entries {
+			e.src = &source{r: bytes.NewReader(data), size: int64(len(data))}
+			entries[name] = e
 			if e.begin < 8 || e.end < e.begin || e.end > int64(len(data)) {
 				t.Errorf("%q lies at %d–%d in %d bytes", name, e.begin, e.end, len(data))
 			}
@@ -67,6 +69,7 @@ func FuzzGGUF(f *testing.F) {
 		if err != nil {
 			return
 		}
+		src := &source{r: bytes.NewReader(data), size: int64(len(data))}
 		for name, x := range list {
 			q, ok := quants[x.kind]
 			if !ok {
@@ -75,10 +78,10 @@ func FuzzGGUF(f *testing.F) {
 			if x.offset < 0 || x.offset+x.bytes() > int64(len(data)) || x.count != x.bytes()/q.bytes*q.elements {
 				t.Fatalf("%q (%s, %d elements) lies at %d in %d bytes", name, typeName(x.kind), x.count, x.offset, len(data))
 			}
-			if err := dequantize(make([]float32, x.count), bytes.NewReader(data), x, q); err != nil {
+			if err := dequantize(make([]float32, x.count), src, x, q); err != nil {
 				t.Errorf("%q: accepted, and yet: %v", name, err)
 			}
-			if err := dequantize(make([]bfloat16.BFloat16, x.count), bytes.NewReader(data), x, q); err != nil {
+			if err := dequantize(make([]bfloat16.BFloat16, x.count), src, x, q); err != nil {
 				t.Errorf("%q: accepted, and yet: %v", name, err)
 			}
 		}

@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"slices"
 
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/dtypes/bfloat16"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/tensors"
 )
@@ -22,7 +22,7 @@ type GGUF struct {
 	Meta map[string]any
 
 	path    string
-	file    *os.File
+	src     *source
 	tensors map[string]ggufTensor
 }
 
@@ -41,24 +41,16 @@ type ggufTensor struct {
 
 // OpenGGUF opens a GGUF file and reads everything but the tensors.
 func OpenGGUF(path string) (*GGUF, error) {
-	file, err := os.Open(path)
+	src, err := openSource(path)
 	if err != nil {
 		return nil, fmt.Errorf("gguf: %w", err)
 	}
-	info, err := file.Stat()
-	if err == nil && !info.Mode().IsRegular() {
-		err = errors.New("not a regular file")
-	}
+	meta, list, err := parseGGUF(src.r, src.size)
 	if err != nil {
-		file.Close()
+		src.close()
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	meta, list, err := parseGGUF(file, info.Size())
-	if err != nil {
-		file.Close()
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	return &GGUF{Meta: meta, path: path, file: file, tensors: list}, nil
+	return &GGUF{Meta: meta, path: path, src: src, tensors: list}, nil
 }
 
 // Names lists the tensors, sorted.
@@ -70,31 +62,49 @@ func (g *GGUF) Info(name string) (GGUFInfo, bool) {
 	return GGUFInfo{Type: typeName(t.kind), Shape: slices.Clone(t.dims)}, ok
 }
 
-// Tensor reads one tensor, dequantized to dtype: float32 or bfloat16 (rounded to nearest, ties to even).
-func (g *GGUF) Tensor(name string, dtype dtypes.DType) (*tensors.Tensor, error) {
+// Read fills flat, a []float32 or []bfloat16.BFloat16, with a tensor's numbers, dequantized piece by piece (rounded to
+// nearest, ties to even).
+func (g *GGUF) Read(name string, flat any) error {
 	t, ok := g.tensors[name]
 	if !ok {
-		return nil, fmt.Errorf("%s: no tensor %q", g.path, name)
-	}
-	if dtype != dtypes.Float32 && dtype != dtypes.BFloat16 {
-		return nil, fmt.Errorf("%s: tensor %q: cannot be read as %s, only as float32 or bfloat16", g.path, name, dtype)
+		return fmt.Errorf("%s: no tensor %q", g.path, name)
 	}
 	q, ok := quants[t.kind]
 	if !ok {
-		return nil, fmt.Errorf("%s: tensor %q has type %s, which is not supported (supported: %s)", g.path, name, typeName(t.kind), supportedTypes())
+		return fmt.Errorf("%s: tensor %q has type %s, which is not supported (supported: %s)", g.path, name, typeName(t.kind), supportedTypes())
 	}
-	out := tensors.FromShape(shapes.Make(dtype, t.dims...))
-	if t.count == 0 {
-		return out, nil
+	room := -1
+	switch out := flat.(type) {
+	case []float32:
+		room = len(out)
+	case []bfloat16.BFloat16:
+		room = len(out)
+	default:
+		return fmt.Errorf("%s: tensor %q: cannot be read into %T, only []float32 or []bfloat16", g.path, name, flat)
 	}
+	if int64(room) != t.count {
+		return fmt.Errorf("%s: tensor %q: shape %v has %d elements, but there is room for %d", g.path, name, t.dims, t.count, room)
+	}
+	if err := dequantize(flat, g.src, t, q); err != nil {
+		return fmt.Errorf("%s: tensor %q: %w", g.path, name, err)
+	}
+	return nil
+}
+
+// Tensor reads one tensor into host memory of its own, as Read does, in dtype: float32 or bfloat16.
+func (g *GGUF) Tensor(name string, dtype dtypes.DType) (*tensors.Tensor, error) {
+	if dtype != dtypes.Float32 && dtype != dtypes.BFloat16 {
+		return nil, fmt.Errorf("%s: tensor %q: cannot be read as %s, only as float32 or bfloat16", g.path, name, dtype)
+	}
+	out := tensors.FromShape(shapes.Make(dtype, g.tensors[name].dims...))
 	var readErr error
-	err := out.MutableFlatData(func(flat any) { readErr = dequantize(flat, g.file, t, q) })
+	err := out.MutableFlatData(func(flat any) { readErr = g.Read(name, flat) })
 	if err = errors.Join(err, readErr); err != nil {
 		out.FinalizeAll()
-		return nil, fmt.Errorf("%s: tensor %q: %w", g.path, name, err)
+		return nil, err
 	}
 	return out, nil
 }
 
 // Close closes the file; tensors already read stay valid.
-func (g *GGUF) Close() error { return g.file.Close() }
+func (g *GGUF) Close() error { return g.src.close() }

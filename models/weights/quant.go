@@ -3,14 +3,12 @@ package weights
 import (
 	"encoding/binary"
 	"fmt"
-	"io"
 	"maps"
 	"math"
 	"slices"
 	"strings"
 
 	"github.com/gomlx/compute/dtypes/bfloat16"
-	"github.com/gomlx/compute/dtypes/float16"
 )
 
 // quant is how a ggml type stores a block of consecutive elements. Source: ggml-common.h and ggml-quants.c.
@@ -29,26 +27,26 @@ const (
 )
 
 var quants = map[uint32]quant{
-	ggmlF32: {1, 4, func(out []float32, b []byte) { out[0] = math.Float32frombits(binary.LittleEndian.Uint32(b)) }},
-	ggmlF16: {1, 2, func(out []float32, b []byte) { out[0] = half(b) }},
+	ggmlF32: {1, 4, func(out []float32, b []byte) { out[0] = float32At(b) }},
+	ggmlF16: {1, 2, func(out []float32, b []byte) { out[0] = halfAt(b) }},
 	ggmlBF16: {1, 2, func(out []float32, b []byte) {
 		out[0] = math.Float32frombits(uint32(binary.LittleEndian.Uint16(b)) << 16)
 	}},
 	ggmlQ8_0: {32, 2 + 32, func(out []float32, b []byte) { // x = d·q, q a signed byte
-		d := half(b)
+		d := halfAt(b)
 		for i, q := range b[2:34] {
 			out[i] = d * float32(int8(q))
 		}
 	}},
 	ggmlQ4_0: {32, 2 + 16, func(out []float32, b []byte) { // x = d·(q−8); low nibbles are the first half of the block
-		d := half(b)
+		d := halfAt(b)
 		for i, q := range b[2:18] {
 			out[i] = d * float32(int(q&15)-8)
 			out[i+16] = d * float32(int(q>>4)-8)
 		}
 	}},
 	ggmlQ4_1: {32, 2 + 2 + 16, func(out []float32, b []byte) { // x = d·q + m
-		d, m := half(b), half(b[2:])
+		d, m := halfAt(b), halfAt(b[2:])
 		for i, q := range b[4:20] {
 			// The conversion keeps the compiler from fusing, so that every platform reads the same weights.
 			out[i] = float32(d*float32(q&15)) + m
@@ -56,8 +54,6 @@ var quants = map[uint32]quant{
 		}
 	}},
 }
-
-func half(b []byte) float32 { return float16.FromBits(binary.LittleEndian.Uint16(b)).Float32() }
 
 // typeNames are ggml's names, to name what we cannot read.
 var typeNames = map[uint32]string{
@@ -82,33 +78,25 @@ func supportedTypes() string {
 	return strings.Join(names, ", ")
 }
 
-// dequantize fills flat ([]float32 or []bfloat16.BFloat16) with t's elements, reading the file a piece at a time.
-func dequantize(flat any, r io.ReaderAt, t ggufTensor, q quant) error {
-	const piece = 1 << 13 // blocks read at once; at most 272 KB
-	blocks := t.count / q.elements
-	buf := make([]byte, min(blocks, piece)*q.bytes)
-	values := make([]float32, q.elements)
-	for first := int64(0); first < blocks; first += piece {
-		n := min(piece, blocks-first)
-		data := buf[:n*q.bytes]
-		if _, err := r.ReadAt(data, t.offset+first*q.bytes); err != nil {
-			return fmt.Errorf("read at byte %d: %w", t.offset+first*q.bytes, err)
-		}
-		for i := range n {
-			block := data[i*q.bytes : (i+1)*q.bytes]
-			at := (first + i) * q.elements
+// dequantize fills flat ([]float32 or []bfloat16.BFloat16) with t's elements.
+func dequantize(flat any, src *source, t ggufTensor, q quant) error {
+	return src.each(t.offset, t.offset+t.bytes(), q.bytes, func(at int64, piece []byte) error {
+		values := make([]float32, q.elements)
+		for i := range int64(len(piece)) / q.bytes {
+			block := piece[i*q.bytes : (i+1)*q.bytes]
+			first := (at/q.bytes + i) * q.elements
 			switch out := flat.(type) {
 			case []float32:
-				q.decode(out[at:at+q.elements], block)
+				q.decode(out[first:first+q.elements], block)
 			case []bfloat16.BFloat16:
 				q.decode(values, block)
 				for j, v := range values {
-					out[at+int64(j)] = bfloat16.FromFloat32(v)
+					out[first+int64(j)] = rounded(v)
 				}
 			default:
 				return fmt.Errorf("cannot dequantize into %T", flat)
 			}
 		}
-	}
-	return nil
+		return nil
+	})
 }

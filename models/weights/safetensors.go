@@ -1,15 +1,14 @@
 // Package weights reads and writes model weights: safetensors files (whole or sharded) and GGUF files.
 //
-// Readers check the whole header against the file's size before anything is allocated, then read one tensor at a
-// time straight into its memory; no file is ever held twice. Errors name the file, the tensor, what was found and
-// what was expected.
+// Readers check the whole header against the file's size before anything is allocated, then map the file and read one
+// tensor at a time, piece by piece, straight into its memory; no file is ever held twice. Errors name the file, the
+// tensor, what was found and what was expected.
 package weights
 
 import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -35,14 +34,14 @@ type File struct {
 	path     string
 	entries  map[string]entry
 	metadata map[string]string
-	files    []*os.File
+	sources  []*source
 }
 
 // entry is where one tensor lies.
 type entry struct {
 	shape      shapes.Shape
-	begin, end int64 // bytes in r
-	r          io.ReaderAt
+	begin, end int64 // bytes in src
+	src        *source
 	file       string // for messages
 }
 
@@ -75,16 +74,12 @@ func Open(path string) (*File, error) {
 }
 
 func (f *File) openShard(path string) error {
-	file, err := os.Open(path)
+	src, err := openSource(path)
 	if err != nil {
 		return fmt.Errorf("safetensors: %w", err)
 	}
-	f.files = append(f.files, file)
-	info, err := file.Stat()
-	if err != nil {
-		return fmt.Errorf("safetensors: %w", err)
-	}
-	entries, metadata, err := parseSafetensors(file, info.Size())
+	f.sources = append(f.sources, src)
+	entries, metadata, err := parseSafetensors(src.r, src.size)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
@@ -92,7 +87,7 @@ func (f *File) openShard(path string) error {
 		if other, dup := f.entries[name]; dup {
 			return fmt.Errorf("%s: tensor %q is also in %s", path, name, other.file)
 		}
-		e.file = path
+		e.src, e.file = src, path
 		f.entries[name] = e
 	}
 	if f.metadata == nil {
@@ -150,24 +145,25 @@ func (f *File) Info(name string) (shapes.Shape, bool) {
 	return e.shape, ok
 }
 
-// Tensor reads one tensor into host memory of its own.
+// Tensor reads one tensor as it is into host memory of its own.
 func (f *File) Tensor(name string) (*tensors.Tensor, error) {
-	e, ok := f.entries[name]
-	if !ok {
-		return nil, fmt.Errorf("%s: no tensor %q", f.path, name)
+	e, err := f.find(name)
+	if err != nil {
+		return nil, err
 	}
 	t := tensors.FromShape(e.shape)
 	if e.begin == e.end {
 		return t, nil
 	}
 	var readErr error
-	err := t.MutableBytes(func(data []byte) {
-		if _, readErr = e.r.ReadAt(data, e.begin); readErr == nil && e.shape.DType == dtypes.Bool {
-			if slices.ContainsFunc(data, func(b byte) bool { return b > 1 }) {
-				clear(data) // a Go bool that is neither 0 nor 1 must not get out
-				readErr = errors.New("a BOOL is neither 0 nor 1")
+	err = t.MutableBytes(func(data []byte) {
+		readErr = e.src.each(e.begin, e.end, 1, func(at int64, piece []byte) error {
+			if e.shape.DType == dtypes.Bool && slices.ContainsFunc(piece, func(b byte) bool { return b > 1 }) {
+				return errors.New("a BOOL is neither 0 nor 1") // and must not become a Go bool
 			}
-		}
+			copy(data[at:], piece)
+			return nil
+		})
 	})
 	if err = errors.Join(err, readErr); err != nil {
 		t.FinalizeAll()
@@ -176,12 +172,20 @@ func (f *File) Tensor(name string) (*tensors.Tensor, error) {
 	return t, nil
 }
 
+func (f *File) find(name string) (entry, error) {
+	e, ok := f.entries[name]
+	if !ok {
+		return e, fmt.Errorf("%s: no tensor %q", f.path, name)
+	}
+	return e, nil
+}
+
 // Close closes the files; tensors already read stay valid.
 func (f *File) Close() error {
 	var errs []error
-	for _, file := range f.files {
-		errs = append(errs, file.Close())
+	for _, src := range f.sources {
+		errs = append(errs, src.close())
 	}
-	f.files = nil
+	f.sources = nil
 	return errors.Join(errs...)
 }

@@ -59,7 +59,7 @@ func parseSafetensors(r io.ReaderAt, size int64) (map[string]entry, map[string]s
 		return nil, nil, err
 	}
 	for name, e := range entries {
-		e.begin, e.end, e.r = e.begin+8+int64(n), e.end+8+int64(n), r
+		e.begin, e.end = e.begin+8+int64(n), e.end+8+int64(n)
 		entries[name] = e
 	}
 	return entries, metadata, nil
