@@ -121,16 +121,24 @@ func (c Config) Shapes() map[string][]int {
 
 // Check compares a weight set with the configuration and lists everything missing, unknown or of another shape.
 func (c Config) Check(w Weights) error {
+	found := make(map[string][]int, len(w))
+	for name, t := range w {
+		found[name] = t.Shape().Dimensions
+	}
+	return c.checkShapes(found)
+}
+
+func (c Config) checkShapes(found map[string][]int) error {
 	var missing, unknown, wrong []string
 	dims := c.Shapes()
 	for name, d := range dims {
-		if t, ok := w[name]; !ok {
+		if f, ok := found[name]; !ok {
 			missing = append(missing, name)
-		} else if !slices.Equal(t.Shape().Dimensions, d) {
-			wrong = append(wrong, fmt.Sprintf("%s is %v, the config says %v", name, t.Shape().Dimensions, d))
+		} else if !slices.Equal(f, d) {
+			wrong = append(wrong, fmt.Sprintf("%s is %v, the config says %v", name, f, d))
 		}
 	}
-	for name := range w {
+	for name := range found {
 		if _, ok := dims[name]; !ok {
 			unknown = append(unknown, name)
 		}

@@ -8,8 +8,6 @@ import (
 	"strings"
 
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
-	"github.com/gomlx/gomlx/core/tensors"
 
 	"gobpo/models/tokenizer"
 	"gobpo/models/weights"
@@ -40,7 +38,7 @@ func ggufName(name string) (string, bool) {
 	return layerName(layer, hf), ok && strings.HasSuffix(part, ".weight")
 }
 
-func (m *Model) loadGGUF(path string, dtype dtypes.DType) error {
+func (m *Model) loadGGUF(path string, p *placer) error {
 	g, err := weights.OpenGGUF(path)
 	if err != nil {
 		return err
@@ -49,34 +47,53 @@ func (m *Model) loadGGUF(path string, dtype dtypes.DType) error {
 	if m.Config, err = ggufConfig(g); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
+	if m.Tokenizer, err = tokenizer.FromGGUF(g.Meta); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	m.ChatTemplate, _ = g.Meta["tokenizer.chat_template"].(string)
+	for _, key := range []string{"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"} {
+		if id, ok := g.Meta[key].(uint32); ok {
+			m.EOS = append(m.EOS, int32(id))
+		}
+	}
 	var unread []string
+	theirs, found := map[string]string{}, map[string][]int{}
 	for _, name := range g.Names() {
 		hf, ok := ggufName(name)
 		if !ok {
 			unread = append(unread, name)
 			continue
 		}
-		t, err := g.Tensor(name, dtype)
-		if err != nil {
-			return err
-		}
-		switch {
-		case strings.HasSuffix(hf, "q_proj.weight"):
-			err = unpermute(t, m.Config.NumHeads)
-		case strings.HasSuffix(hf, "k_proj.weight"):
-			err = unpermute(t, m.Config.NumKVHeads)
-		}
-		if m.Base[hf] = t; err != nil {
-			return fmt.Errorf("%s: tensor %q: %w", path, name, err)
-		}
+		info, _ := g.Info(name)
+		theirs[hf], found[hf] = name, info.Shape
 	}
 	if len(unread) > 0 {
 		return fmt.Errorf("%s: tensors not used by this architecture (%d): %s", path, len(unread), abbreviate(unread))
 	}
-	if m.Tokenizer, err = tokenizer.FromGGUF(g.Meta); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+	if err := m.Config.checkShapes(found); err != nil {
+		return fmt.Errorf("load %s: %w", path, err)
 	}
-	m.ChatTemplate, _ = g.Meta["tokenizer.chat_template"].(string)
+	for _, hf := range slices.Sorted(maps.Keys(theirs)) {
+		heads := 0
+		switch {
+		case strings.HasSuffix(hf, "q_proj.weight"):
+			heads = m.Config.NumHeads
+		case strings.HasSuffix(hf, "k_proj.weight"):
+			heads = m.Config.NumKVHeads
+		}
+		m.Base[hf], err = p.place(found[hf], func(flat any) error {
+			if err := g.Read(theirs[hf], flat); err != nil || heads == 0 {
+				return err
+			}
+			if err := unpermute(dtypes.UnsafeByteSliceFromAny(flat), found[hf], heads); err != nil {
+				return fmt.Errorf("%s: tensor %q: %w", path, theirs[hf], err)
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -162,22 +179,20 @@ func ggufConfig(g *weights.GGUF) (Config, error) {
 }
 
 // unpermute turns q or k rows from llama.cpp's order (each head's pairs side by side, for interleaved rotation) into
-// Hugging Face's (first halves, then second halves), in place: [heads·dim, in].
-func unpermute(t *tensors.Tensor, heads int) error {
-	s := t.Shape()
-	if s.Rank() != 2 || s.Dim(0)%(2*heads) != 0 {
-		return fmt.Errorf("shape %v does not split into %d heads", s.Dimensions, heads)
+// Hugging Face's (first halves, then second halves), in place: b holds [heads·dim, in] numbers.
+func unpermute(b []byte, dims []int, heads int) error {
+	if len(dims) != 2 || dims[0] == 0 || dims[0]%(2*heads) != 0 {
+		return fmt.Errorf("shape %v does not split into %d heads", dims, heads)
 	}
-	dim, row := s.Dim(0)/heads, int(shapes.Make(s.DType, s.Dim(1)).ByteSize())
+	dim, row := dims[0]/heads, len(b)/dims[0]
 	scratch := make([]byte, dim*row)
-	return t.MutableBytes(func(b []byte) {
-		for h := range heads {
-			head := b[h*dim*row : (h+1)*dim*row]
-			copy(scratch, head)
-			for i := range dim { // pair i/2, member i%2
-				to := i%2*dim/2 + i/2
-				copy(head[to*row:(to+1)*row], scratch[i*row:(i+1)*row])
-			}
+	for h := range heads {
+		head := b[h*dim*row : (h+1)*dim*row]
+		copy(scratch, head)
+		for i := range dim { // pair i/2, member i%2
+			to := i%2*dim/2 + i/2
+			copy(head[to*row:(to+1)*row], scratch[i*row:(i+1)*row])
 		}
-	})
+	}
+	return nil
 }

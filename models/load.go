@@ -1,17 +1,18 @@
 package models
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
+	"unsafe"
 
+	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/dtypes/bfloat16"
-	"github.com/gomlx/compute/dtypes/float16"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/tensors"
 
@@ -25,13 +26,29 @@ type Model struct {
 	Base         Weights
 	Tokenizer    *tokenizer.Tokenizer // nil if the checkpoint has none
 	ChatTemplate string               // Jinja; empty if the checkpoint has none
+	EOS          []int32              // the ids that end a completion, as generation_config.json lists them; see Stop
 	Source       string               // the path it was loaded from
 }
 
-// Load reads a GGUF file or a Hugging Face directory (config.json, *.safetensors, tokenizer files), weights converted
-// to dtype (float32 or bfloat16) on the host; they move to the device when first used, leaving no host copy. Whatever
-// would change the computation and is not implemented is an error that names it, as are missing and unread tensors.
-func Load(path string, dtype dtypes.DType) (*Model, error) {
+// Stop lists the tokens that end a completion, sorted: EOS and the tokenizer's own, which ends the texts to learn from.
+func (m *Model) Stop() []int32 {
+	stop := slices.Clone(m.EOS)
+	if m.Tokenizer != nil && m.Tokenizer.EOS() >= 0 {
+		stop = append(stop, m.Tokenizer.EOS())
+	}
+	slices.Sort(stop)
+	return slices.Compact(stop)
+}
+
+// Load is LoadTo without a device: the weights stay on the host until they are first used.
+func Load(path string, dtype dtypes.DType) (*Model, error) { return LoadTo(nil, path, dtype) }
+
+// LoadTo reads a Hugging Face directory (config.json, safetensors whole or sharded, tokenizer files, chat template,
+// generation_config.json) or a GGUF file. Weights of any float dtype come out as dtype, float32 or bfloat16, and go to
+// the first device of b one by one as they are read: beside them, loading holds some MB, and where host and device
+// memory differ, the largest one. Whatever would change the computation and is not implemented is an error that names
+// it, as are missing, unread and misshapen tensors, all of them before any is read.
+func LoadTo(b compute.Backend, path string, dtype dtypes.DType) (*Model, error) {
 	if dtype != dtypes.Float32 && dtype != dtypes.BFloat16 {
 		return nil, fmt.Errorf("load %s: dtype %s is not supported (float32 or bfloat16)", path, dtype)
 	}
@@ -40,16 +57,12 @@ func Load(path string, dtype dtypes.DType) (*Model, error) {
 		return nil, fmt.Errorf("load model: %w", err)
 	}
 	m := &Model{Source: path, Base: Weights{}}
+	load := m.loadGGUF
 	if info.IsDir() {
-		err = m.loadHF(path, dtype)
-	} else {
-		err = m.loadGGUF(path, dtype)
+		load = m.loadHF
 	}
-	if err == nil {
-		if err = m.Config.Check(m.Base); err == nil && m.Tokenizer != nil && m.Tokenizer.VocabSize() > m.Config.VocabSize {
-			err = fmt.Errorf("the tokenizer has %d tokens, the model %d", m.Tokenizer.VocabSize(), m.Config.VocabSize)
-		}
-		if err != nil {
+	if err = load(path, &placer{backend: b, dtype: dtype}); err == nil && m.Tokenizer != nil {
+		if err = m.checkTokens(); err != nil {
 			err = fmt.Errorf("load %s: %w", path, err)
 		}
 	}
@@ -57,23 +70,44 @@ func Load(path string, dtype dtypes.DType) (*Model, error) {
 		m.Base.Finalize()
 		return nil, err
 	}
+	debug.FreeOSMemory() // a large vocabulary's JSON, the scratch buffer
 	return m, nil
 }
 
-func (m *Model) loadHF(dir string, dtype dtypes.DType) error {
+func (m *Model) checkTokens() error {
+	if n := m.Tokenizer.VocabSize(); n > m.Config.VocabSize {
+		return fmt.Errorf("the tokenizer has %d tokens, the model %d", n, m.Config.VocabSize)
+	}
+	for _, id := range m.EOS {
+		if id < 0 || int(id) >= m.Config.VocabSize {
+			return fmt.Errorf("eos_token_id %d is not among the model's %d tokens", id, m.Config.VocabSize)
+		}
+	}
+	return nil
+}
+
+func (m *Model) loadHF(dir string, p *placer) error {
 	path := filepath.Join(dir, "config.json")
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return fmt.Errorf("load model: %w", err)
+		return fmt.Errorf("load model: %w%s", err, hint(dir))
 	}
 	if m.Config, err = parseHFConfig(raw); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	file, err := weights.Open(dir)
-	if err != nil {
+	// The small files come first: what is wrong with them is known before gigabytes are read.
+	if err := m.loadTokenizer(dir); err != nil {
 		return err
 	}
+	if err := m.loadGeneration(dir, raw); err != nil {
+		return err
+	}
+	file, err := weights.Open(dir)
+	if err != nil {
+		return fmt.Errorf("%w%s", err, hint(dir))
+	}
 	defer file.Close()
+	found := map[string][]int{}
 	for _, name := range file.Names() {
 		if m.Config.TieEmbeddings && name == headName {
 			continue // some checkpoints store the tied head again
@@ -81,101 +115,73 @@ func (m *Model) loadHF(dir string, dtype dtypes.DType) error {
 		if strings.HasSuffix(name, ".rotary_emb.inv_freq") {
 			continue // old checkpoints store what rope_theta says
 		}
-		t, err := file.Tensor(name)
-		if err != nil {
+		shape, _ := file.Info(name)
+		found[name] = shape.Dimensions
+	}
+	if err := m.Config.checkShapes(found); err != nil {
+		return fmt.Errorf("load %s: %w", dir, err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(found)) {
+		if m.Base[name], err = p.place(found[name], func(flat any) error { return file.Read(name, flat) }); err != nil {
 			return err
 		}
-		if m.Base[name], err = convert(t, dtype); err != nil {
-			return fmt.Errorf("%s: tensor %q: %w", dir, name, err)
-		}
-	}
-	return m.loadTokenizer(dir)
-}
-
-func (m *Model) loadTokenizer(dir string) error {
-	path := filepath.Join(dir, "tokenizer.json")
-	raw, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err == nil {
-		m.Tokenizer, err = tokenizer.FromHF(raw)
-	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	if raw, err := os.ReadFile(filepath.Join(dir, "tokenizer_config.json")); err == nil {
-		if err := m.Tokenizer.Configure(raw); err != nil {
-			return fmt.Errorf("%s: %w", dir, err)
-		}
-		var c struct {
-			ChatTemplate json.RawMessage `json:"chat_template"`
-		}
-		if err := json.Unmarshal(raw, &c); err != nil {
-			return fmt.Errorf("%s: tokenizer_config.json: %w", dir, err)
-		}
-		m.ChatTemplate = chatTemplate(c.ChatTemplate)
-	}
-	if raw, err := os.ReadFile(filepath.Join(dir, "chat_template.jinja")); err == nil {
-		m.ChatTemplate = string(raw)
 	}
 	return nil
 }
 
-// chatTemplate is a string, or a list of named ones of which "default" counts.
-func chatTemplate(raw json.RawMessage) string {
-	var one string
-	var named []struct{ Name, Template string }
-	if json.Unmarshal(raw, &one) == nil {
-		return one
+// hint says what to do about a directory that lacks what a model needs.
+func hint(dir string) string {
+	has := func(pattern string) bool {
+		found, _ := filepath.Glob(filepath.Join(dir, pattern))
+		return len(found) > 0
 	}
-	if json.Unmarshal(raw, &named) == nil {
-		for _, t := range named {
-			if t.Name == "default" {
-				return t.Template
-			}
-		}
+	const save = `: python -c "from transformers import AutoModelForCausalLM as M; M.from_pretrained('%s').save_pretrained('%s')"`
+	switch {
+	case has("adapter_config.json"):
+		return "; this is an adapter's directory: name its base model's"
+	case has("pytorch_model*.bin"):
+		return "; pytorch_model.bin is a pickle, which can run code, and is not read; convert it" + fmt.Sprintf(save, dir, dir)
+	case has("*.gguf"):
+		return "; to use a GGUF file, name the file itself"
+	case has("*.safetensors"):
+		return "; of several .safetensors files, model.safetensors.index.json says what is where; make it" + fmt.Sprintf(save, dir, dir)
 	}
 	return ""
 }
 
-// convert gives the tensor in dtype and frees the original if it had another.
-func convert(t *tensors.Tensor, dtype dtypes.DType) (*tensors.Tensor, error) {
-	if t.DType() == dtype {
+// placer makes tensors of dtype on the first device of a backend, or on the host if that is nil.
+type placer struct {
+	backend compute.Backend
+	dtype   dtypes.DType
+	scratch []byte
+}
+
+// place makes a tensor of these dimensions whose numbers fill writes into a slice of them. Where the device's memory is
+// the host's, that slice is the tensor itself; else one scratch buffer serves all tensors.
+func (p *placer) place(dims []int, fill func(flat any) error) (*tensors.Tensor, error) {
+	shape := shapes.Make(p.dtype, dims...)
+	if p.backend == nil || p.backend.HasSharedBuffers() || shape.Size() == 0 {
+		t, err := tensors.FromShapeForBackend(p.backend, 0, shape)
+		if err != nil {
+			return nil, err
+		}
+		var fillErr error
+		if err := t.MutableFlatData(func(flat any) { fillErr = fill(flat) }); err != nil || fillErr != nil {
+			_ = t.FinalizeAll()
+			return nil, errors.Join(err, fillErr)
+		}
 		return t, nil
 	}
-	out := tensors.FromShape(shapes.Make(dtype, t.Shape().Dimensions...))
-	var err error
-	t.MustConstFlatData(func(from any) {
-		var read func(i int) float32
-		switch src := from.(type) {
-		case []float32:
-			read = func(i int) float32 { return src[i] }
-		case []float64:
-			read = func(i int) float32 { return float32(src[i]) }
-		case []bfloat16.BFloat16:
-			read = func(i int) float32 { return src[i].Float32() }
-		case []float16.Float16:
-			read = func(i int) float32 { return src[i].Float32() }
-		default:
-			err = fmt.Errorf("dtype %s cannot be weights", t.DType())
-			return
-		}
-		out.MustMutableFlatData(func(to any) {
-			switch dst := to.(type) {
-			case []float32:
-				for i := range dst {
-					dst[i] = read(i)
-				}
-			case []bfloat16.BFloat16:
-				for i := range dst {
-					dst[i] = bfloat16.FromFloat32(read(i))
-				}
-			}
-		})
-	})
-	_ = t.FinalizeAll()
-	return out, err
+	n := int(shape.ByteSize())
+	if cap(p.scratch) < n {
+		p.scratch = nil // the smaller one can go before the larger one comes
+		p.scratch = make([]byte, n)
+	}
+	raw := p.scratch[:n]
+	if err := fill(dtypes.UnsafeAnySliceFromBytes(unsafe.Pointer(&raw[0]), p.dtype, shape.Size())); err != nil {
+		return nil, err
+	}
+	return tensors.FromRaw(p.backend, 0, shape, raw)
 }
 
 // Save writes a Hugging Face directory that Load and transformers read: config.json, model.safetensors, and the

@@ -175,12 +175,12 @@ func TestUnpermute(t *testing.T) {
 			}
 		}
 	}
-	x := tensors.FromFlatDataAndDimensions(gguf, heads*dim, in)
-	if err := unpermute(x, heads); err != nil {
+	raw := dtypes.UnsafeByteSliceFromAny(gguf)
+	if err := unpermute(raw, []int{heads * dim, in}, heads); err != nil {
 		t.Fatal(err)
 	}
-	wantClose(t, "rows", tensors.MustCopyFlatData[float32](x), hf, 0)
-	if err := unpermute(x, 5); err == nil {
+	wantClose(t, "rows", gguf, hf, 0)
+	if err := unpermute(raw, []int{heads * dim, in}, 5); err == nil {
 		t.Error("24 rows do not split into 5 heads")
 	}
 }

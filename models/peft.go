@@ -48,14 +48,15 @@ func LoadAdapter(dir string, c Config) (*Adapter, error) {
 		return nil, err
 	}
 	defer file.Close()
+	host := &placer{dtype: dtypes.Float32}
 	for _, name := range file.Names() {
-		t, err := file.Tensor(name)
-		if err == nil {
-			a.Weights[strings.TrimPrefix(name, peftPrefix)], err = convert(t, dtypes.Float32)
-		}
+		shape, _ := file.Info(name)
+		t, err := host.place(shape.Dimensions, func(flat any) error { return file.Read(name, flat) })
 		if err != nil {
-			return nil, fmt.Errorf("%s: tensor %q: %w", dir, name, err)
+			a.Weights.Finalize()
+			return nil, err
 		}
+		a.Weights[strings.TrimPrefix(name, peftPrefix)] = t
 	}
 	if err := a.Check(c); err != nil {
 		a.Weights.Finalize()

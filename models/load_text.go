@@ -1,0 +1,127 @@
+package models
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"gobpo/models/tokenizer"
+)
+
+// optional reads a file that may be absent: nil then.
+func optional(path string) ([]byte, error) {
+	raw, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("load model: %w", err)
+	}
+	return raw, nil
+}
+
+// loadTokenizer reads tokenizer.json, tokenizer_config.json and the chat template; a directory may have none of them.
+func (m *Model) loadTokenizer(dir string) error {
+	path := filepath.Join(dir, "tokenizer.json")
+	raw, err := optional(path)
+	if err != nil || raw == nil {
+		return err
+	}
+	if m.Tokenizer, err = tokenizer.FromHF(raw); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	path = filepath.Join(dir, "tokenizer_config.json")
+	if raw, err = optional(path); err != nil {
+		return err
+	}
+	if raw != nil {
+		if err := m.Tokenizer.Configure(raw); err != nil {
+			return fmt.Errorf("%s: %w", dir, err)
+		}
+		if m.ChatTemplate, err = chatTemplate(raw); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	raw, err = optional(filepath.Join(dir, "chat_template.jinja")) // newer than the field, and goes before it
+	if raw != nil {
+		m.ChatTemplate = string(raw)
+	}
+	return err
+}
+
+// chatTemplate is tokenizer_config.json's chat_template: a string, or a list of named ones, of which "default" counts,
+// or the only one. Empty if there is none.
+func chatTemplate(tokenizerConfig []byte) (string, error) {
+	var c struct {
+		ChatTemplate json.RawMessage `json:"chat_template"`
+	}
+	if err := json.Unmarshal(tokenizerConfig, &c); err != nil {
+		return "", err
+	}
+	if c.ChatTemplate == nil || string(c.ChatTemplate) == "null" {
+		return "", nil
+	}
+	var one string
+	if json.Unmarshal(c.ChatTemplate, &one) == nil {
+		return one, nil
+	}
+	var named []struct{ Name, Template string }
+	if err := json.Unmarshal(c.ChatTemplate, &named); err != nil {
+		return "", errors.New("chat_template: neither a string nor a list of {name, template}")
+	}
+	var names []string
+	for _, t := range named {
+		if t.Name == "default" || len(named) == 1 {
+			return t.Template, nil
+		}
+		names = append(names, t.Name)
+	}
+	return "", fmt.Errorf("chat_template: of %s none is named default; put the one to use into chat_template.jinja", strings.Join(names, ", "))
+}
+
+// generation is the part of generation_config.json that is used. Its sampling defaults (temperature, top_p, …) are not
+// taken: a run samples as its configuration says.
+type generation struct {
+	EOS tokenIDs `json:"eos_token_id,omitempty"`
+}
+
+// tokenIDs is one id or a list of them.
+type tokenIDs []int32
+
+func (ids *tokenIDs) UnmarshalJSON(raw []byte) error {
+	var one int32
+	if json.Unmarshal(raw, &one) == nil && string(raw) != "null" {
+		*ids = tokenIDs{one}
+		return nil
+	}
+	var many []int32
+	if err := json.Unmarshal(raw, &many); err != nil {
+		return fmt.Errorf("%.60s is neither a token id nor a list of them", raw)
+	}
+	*ids = many
+	return nil
+}
+
+// loadGeneration takes the ids that end a completion from generation_config.json or, as transformers does where that
+// file is absent, from config.json.
+func (m *Model) loadGeneration(dir string, config []byte) error {
+	path := filepath.Join(dir, "generation_config.json")
+	raw, err := optional(path)
+	if err != nil {
+		return err
+	}
+	if raw == nil {
+		path, raw = filepath.Join(dir, "config.json"), config
+	}
+	var g generation
+	if err := json.Unmarshal(raw, &g); err != nil {
+		return fmt.Errorf("%s: eos_token_id: %w", path, err)
+	}
+	m.EOS = slices.Compact(slices.Sorted(slices.Values(g.EOS)))
+	return nil
+}
