@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"maps"
 
+	"github.com/gomlx/compute"
+	. "github.com/gomlx/gomlx/core/graph"
 	"gobpo/models"
 )
 
@@ -14,19 +16,28 @@ type versioned struct {
 }
 
 // merged is the one policy that an ensemble of learners stands for, in tensors of its own: one learner is itself,
-// adapters merge by op.
-func merged(op, name string, learners []*learner) (models.Policy, error) {
+// adapters merge by op, full models are averaged.
+func merged(b compute.Backend, op, name string, learners []*learner) (models.Policy, error) {
+	first := learners[0]
+	if len(learners) == 1 {
+		return first.policy(b, name, false)
+	}
+	if first.full {
+		mean, err := meanWeights(b, learners)
+		if err != nil {
+			return models.Policy{}, err
+		}
+		defer mean.Finalize()
+		return first.policyOf(b, name, mean, false)
+	}
 	adapters := make([]*models.Adapter, len(learners))
 	var policy models.Policy
 	for i, l := range learners {
 		var err error
-		if policy, err = l.policy(name); err != nil {
+		if policy, err = l.policy(b, name, false); err != nil {
 			return policy, err
 		}
 		adapters[i] = policy.Adapter
-	}
-	if len(learners) == 1 {
-		return policy, nil
 	}
 	adapter, err := models.Merge(op, adapters) // shares nothing with its inputs
 	for _, a := range adapters {
@@ -37,6 +48,45 @@ func merged(op, name string, learners []*learner) (models.Policy, error) {
 	}
 	policy.Adapter = adapter
 	return policy, nil
+}
+
+// Merge is what a run with these starting policies begins as: the merge of adapters, or the mean of full models. It has
+// tensors of its own.
+func Merge(b compute.Backend, c Config, start []models.Policy) (models.Policy, error) {
+	learners := make([]*learner, len(start))
+	for i, p := range start {
+		var err error
+		if learners[i], err = newLearner(p, c.full(), OptimizerConfig{}); err != nil {
+			return models.Policy{}, err
+		}
+		defer learners[i].finalize()
+	}
+	return merged(b, c.Merge, "sft", learners)
+}
+
+// meanWeights averages the learners' vectors, block by block: [n] float32 each.
+func meanWeights(b compute.Backend, learners []*learner) (models.Weights, error) {
+	e := models.Shared(b, "mean", "", func(sets []models.NodeSet, _ []*Node) ([]models.NodeSet, []*Node) {
+		sum := sets[0]["w"]
+		for _, s := range sets[1:] {
+			sum = Add(sum, s["w"])
+		}
+		return []models.NodeSet{{"w": DivScalar(sum, len(sets))}}, nil
+	})
+	mean := models.Weights{}
+	for _, block := range learners[0].blocks {
+		args := make([]models.Arg, len(learners))
+		for i, l := range learners {
+			args[i].Set = models.Weights{"w": l.w[block.name]}
+		}
+		sets, _, err := e.Call(args)
+		if err != nil {
+			mean.Finalize()
+			return nil, fmt.Errorf("mean of %d learners: %w", len(learners), err)
+		}
+		mean[block.name] = sets[0]["w"]
+	}
+	return mean, nil
 }
 
 // release frees a policy's own tensors, all but those of keep, and never the base.

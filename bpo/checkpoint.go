@@ -48,6 +48,7 @@ func SavePolicy(path string, p models.Policy) error {
 			set["adapter."+name] = t
 		}
 	}
+	defer dropHostCopies(set)
 	return weights.Write(path, set, meta)
 }
 
@@ -113,7 +114,7 @@ func (r *run) save(learners []*learner, behavior versioned, ref *reference, step
 	}
 	write := func() error {
 		for i, l := range learners {
-			policy, err := l.policy(fmt.Sprintf("learner-%d", i))
+			policy, err := l.policy(r.setup.Backend, fmt.Sprintf("learner-%d", i), true)
 			if err != nil {
 				return err
 			}
@@ -122,9 +123,10 @@ func (r *run) save(learners []*learner, behavior versioned, ref *reference, step
 			if err != nil {
 				return err
 			}
-			if err := weights.Write(filepath.Join(tmp, fmt.Sprintf("moments-%d.safetensors", i)), models.Weights{flatM: l.m, flatV: l.v}, nil); err != nil {
+			if err := weights.Write(filepath.Join(tmp, fmt.Sprintf("optimizer-%d.safetensors", i)), l.state, map[string]string{"optimizer": l.opt.Name}); err != nil {
 				return err
 			}
+			dropHostCopies(l.state)
 		}
 		if err := SavePolicy(filepath.Join(tmp, "behavior.safetensors"), behavior.policy); err != nil {
 			return err
@@ -178,23 +180,9 @@ func (r *run) load(learners []*learner, behavior *versioned, ref *reference) (st
 		if err != nil {
 			return st, false, fmt.Errorf("checkpoint: %w", err)
 		}
-		path := filepath.Join(dir, fmt.Sprintf("moments-%d.safetensors", i))
-		moments, _, err := readSet(path)
-		if err != nil {
+		if err := l.restore(p, filepath.Join(dir, fmt.Sprintf("optimizer-%d.safetensors", i))); err != nil {
 			return st, false, fmt.Errorf("checkpoint: %w", err)
 		}
-		_, trained := p.Sets()
-		w, err := l.layout.pack(trained)
-		if err != nil {
-			return st, false, fmt.Errorf("checkpoint %s: %w", dir, err)
-		}
-		for _, name := range []string{flatM, flatV} {
-			if t := moments[name]; t == nil || t.Size() != l.layout.size() {
-				return st, false, fmt.Errorf("checkpoint: %s: moments %q do not fit the learner", path, name)
-			}
-		}
-		l.finalize()
-		l.w, l.m, l.v = w, moments[flatM], moments[flatV]
 	}
 	if behavior.policy, err = LoadPolicy(filepath.Join(dir, "behavior.safetensors"), r.setup.Model); err != nil {
 		return st, false, fmt.Errorf("checkpoint: %w", err)
@@ -207,6 +195,37 @@ func (r *run) load(learners []*learner, behavior *versioned, ref *reference) (st
 	}
 	behavior.version = st.BehaviorVersion
 	return st, true, nil
+}
+
+// restore gives a learner the weights of p, which it frees, and the optimizer state in a file.
+func (l *learner) restore(p models.Policy, path string) error {
+	trained, adapter := p.Sets()
+	if !l.full {
+		trained = adapter
+	}
+	err := l.pack(trained)
+	release(p)
+	if err != nil {
+		return fmt.Errorf("%s: learner: %w", filepath.Dir(path), err)
+	}
+	state, meta, err := readSet(path)
+	if err != nil {
+		return err
+	}
+	if got := meta["optimizer"]; got != l.opt.Name {
+		return fmt.Errorf("%s: state of optimizer %q, the run has %q", path, got, l.opt.Name)
+	}
+	if len(state) != len(l.state) {
+		return fmt.Errorf("%s: %d tensors of optimizer state, want %d", path, len(state), len(l.state))
+	}
+	for name, old := range l.state {
+		if t := state[name]; t == nil || !t.Shape().Equal(old.Shape()) {
+			return fmt.Errorf("%s: optimizer state %q is missing or not %s", path, name, old.Shape())
+		}
+		old.MustFinalizeAll()
+	}
+	l.state = state
+	return nil
 }
 
 // checkpoints lists the complete checkpoints of a run, oldest first.

@@ -26,6 +26,10 @@ type Config struct {
 	// Data says where pairs come from: "behavior" (sampled and annotated) or "offline:<parquet>".
 	Data string `mapstructure:"data" yaml:"data"`
 
+	// Train says what is trained: "lora", adapters on a frozen base, or "full", every weight.
+	Train string `mapstructure:"train" yaml:"train"`
+	// GradientCheckpointing keeps only the layers' inputs for the backward pass and computes the rest again.
+	GradientCheckpointing bool `mapstructure:"gradient_checkpointing" yaml:"gradient_checkpointing"`
 	// Learners is n, the size of the ensemble; Merge the way it becomes one policy ("mean_delta", "peft_linear").
 	Learners int         `mapstructure:"learners" yaml:"learners"`
 	Merge    string      `mapstructure:"merge" yaml:"merge"`
@@ -64,18 +68,6 @@ type LossConfig struct {
 	Params map[string]float64 `mapstructure:"params" yaml:"params,omitempty"`
 }
 
-// OptimizerConfig is AdamW with a learning-rate schedule over T and global-norm clipping.
-type OptimizerConfig struct {
-	LR          float64 `mapstructure:"lr" yaml:"lr"`
-	Beta1       float64 `mapstructure:"beta1" yaml:"beta1"`
-	Beta2       float64 `mapstructure:"beta2" yaml:"beta2"`
-	Eps         float64 `mapstructure:"eps" yaml:"eps"`
-	WeightDecay float64 `mapstructure:"weight_decay" yaml:"weight_decay"`
-	Schedule    string  `mapstructure:"schedule" yaml:"schedule"` // constant | linear | cosine
-	Warmup      int     `mapstructure:"warmup" yaml:"warmup"`     // steps
-	MaxGradNorm float64 `mapstructure:"max_grad_norm" yaml:"max_grad_norm"`
-}
-
 // SampleConfig is how the behavior LLM samples.
 type SampleConfig struct {
 	N           int     `mapstructure:"n" yaml:"n"` // completions a prompt, ≥ 2
@@ -90,7 +82,7 @@ func DefaultConfig() Config {
 	return Config{
 		Behavior: "learner", Refresh: 2, Reference: "behavior", Data: "behavior",
 		EMAAlpha: 0.005, EMAEvery: 1,
-		Learners: 1, Merge: "mean_delta",
+		Train: "lora", Learners: 1, Merge: "mean_delta",
 		LoRA:  models.LoRA{Rank: 16, Alpha: 32, Targets: []string{"all-linear"}},
 		Steps: 100, BatchSize: 16,
 		Loss:            LossConfig{Name: "dpo", Beta: 0.1, Length: "default"},
@@ -99,11 +91,6 @@ func DefaultConfig() Config {
 		MaxPromptTokens: 64, MaxCompletionTokens: 64,
 		Ties: "drop",
 	}
-}
-
-// DefaultOptimizer is the optimizer of the paper's code: AdamW, linear decay to 0, clipping at 1.
-func DefaultOptimizer() OptimizerConfig {
-	return OptimizerConfig{LR: 5e-5, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, Schedule: "linear", MaxGradNorm: 1}
 }
 
 // K is the number of steps of a data-collection phase: RefreshEvery, or ⌈T/F⌉.
@@ -119,6 +106,8 @@ func (c *Config) K() int {
 
 // Phases is the number of data-collection phases that really happen: ⌈T/K⌉, at most F.
 func (c *Config) Phases() int { return (c.Steps + c.K() - 1) / c.K() }
+
+func (c *Config) full() bool { return c.Train == "full" }
 
 // Micro is the number of pairs of one gradient call.
 func (c *Config) Micro() int {
@@ -198,7 +187,9 @@ func (c *Config) Validate() error {
 	for _, err := range []error{
 		oneOf("behavior", c.Behavior, "sft", "learner"),
 		reference, dataErr,
+		oneOf("train", c.Train, "lora", "full"),
 		oneOf("merge", c.Merge, "mean_delta", "peft_linear"),
+		check(!c.full() || c.Merge == "mean_delta", "merge", "%s merges adapters; full models have mean_delta, the mean of their weights", c.Merge),
 		oneOf("ties", c.Ties, "drop", "random"),
 		check(c.Steps >= 1, "steps", "T must be at least 1, got %d", c.Steps),
 		check(c.BatchSize >= 1, "batch_size", "must be at least 1, got %d", c.BatchSize),
@@ -211,10 +202,10 @@ func (c *Config) Validate() error {
 		check(c.EMAAlpha > 0 && c.EMAAlpha <= 1, "ema_alpha", "must be in (0, 1], got %g", c.EMAAlpha),
 		check(c.EMAEvery >= 1, "ema_every", "must be at least 1, got %d", c.EMAEvery),
 		check(c.Learners >= 1, "learners", "must be at least 1, got %d", c.Learners),
-		check(c.LoRA.Rank >= 1, "lora.rank", "must be at least 1, got %d", c.LoRA.Rank),
-		check(c.LoRA.Alpha > 0, "lora.alpha", "must be positive, got %g", c.LoRA.Alpha),
+		check(c.full() || c.LoRA.Rank >= 1, "lora.rank", "must be at least 1, got %d", c.LoRA.Rank),
+		check(c.full() || c.LoRA.Alpha > 0, "lora.alpha", "must be positive, got %g", c.LoRA.Alpha),
 		check(c.LoRA.Dropout >= 0 && c.LoRA.Dropout < 1, "lora.dropout", "must be in [0, 1), got %g", c.LoRA.Dropout),
-		check(len(c.LoRA.Targets) > 0, "lora.targets", "names no layer; use all-linear"),
+		check(c.full() || len(c.LoRA.Targets) > 0, "lora.targets", "names no layer; use all-linear"),
 		lossErr(),
 		c.Optimizer.validate("optimizer", c.Steps),
 		check(c.Sample.N >= 2, "sample.n", "a pair needs at least 2 completions a prompt, got %d", c.Sample.N),
@@ -229,28 +220,6 @@ func (c *Config) Validate() error {
 		if err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-func (o *OptimizerConfig) validate(key string, steps int) error {
-	switch {
-	case o.LR <= 0:
-		return fmt.Errorf("%s.lr: must be positive, got %g", key, o.LR)
-	case o.Beta1 < 0 || o.Beta1 >= 1:
-		return fmt.Errorf("%s.beta1: must be in [0, 1), got %g", key, o.Beta1)
-	case o.Beta2 < 0 || o.Beta2 >= 1:
-		return fmt.Errorf("%s.beta2: must be in [0, 1), got %g", key, o.Beta2)
-	case o.Eps <= 0:
-		return fmt.Errorf("%s.eps: must be positive, got %g", key, o.Eps)
-	case o.WeightDecay < 0:
-		return fmt.Errorf("%s.weight_decay: must not be negative, got %g", key, o.WeightDecay)
-	case o.Schedule != "constant" && o.Schedule != "linear" && o.Schedule != "cosine":
-		return fmt.Errorf("%s.schedule: %q is not one of constant, linear, cosine", key, o.Schedule)
-	case o.Warmup < 0 || o.Warmup >= max(steps, 1):
-		return fmt.Errorf("%s.warmup: must be in 0..%d, got %d", key, steps-1, o.Warmup)
-	case o.MaxGradNorm < 0:
-		return fmt.Errorf("%s.max_grad_norm: must not be negative (0 = no clipping), got %g", key, o.MaxGradNorm)
 	}
 	return nil
 }

@@ -4,75 +4,87 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/dtypes/bfloat16"
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 	"gobpo/models"
 )
 
-// layout says where the tensors of a weight set stand in one flat vector, in the order of their names.
-// A learner trains on the vector: one clip, one update and one accumulation, whatever the number of tensors.
+// layout says where the tensors of a weight set stand in one flat float32 vector, a block: matrices first, then norms and
+// biases, each in the order of their names. An adapter is one block: one clip, one update and one accumulation, whatever
+// the number of its tensors. A full model has a block for each tensor, so that an update needs room for one at a time.
 type layout struct {
-	names []string
-	dims  [][]int
-	at    []int // where each tensor starts; one more entry: the whole size
+	name     string // of the block
+	names    []string
+	dims     [][]int
+	dtypes   []dtypes.DType // in which a policy holds the tensors
+	at       []int          // where each tensor starts; one more entry: the whole size
+	matrices int            // the first so many numbers are those of tensors of two axes or more
 }
 
-func layoutOf(w models.Weights) layout {
-	l := layout{names: w.Names(), at: []int{0}}
-	for _, name := range l.names {
-		shape := w[name].Shape()
-		l.dims = append(l.dims, shape.Dimensions)
-		l.at = append(l.at, l.size()+shape.Size())
+// layoutOf lays out tensors of a weight set.
+func layoutOf(block string, w models.Weights, names []string) layout {
+	matrix := func(name string) bool { return w[name].Rank() > 1 }
+	l := layout{name: block, at: []int{0}}
+	for _, matrices := range []bool{true, false} {
+		for _, name := range names {
+			if matrix(name) == matrices {
+				l.names = append(l.names, name)
+				l.dims = append(l.dims, w[name].Shape().Dimensions)
+				l.dtypes = append(l.dtypes, w[name].DType())
+				l.at = append(l.at, l.size()+w[name].Size())
+			}
+		}
+		if matrices {
+			l.matrices = l.size()
+		}
 	}
 	return l
 }
 
 func (l layout) size() int { return l.at[len(l.at)-1] }
 
-// nodes cuts a flat vector [n] into named tensors.
-func (l layout) nodes(flat *Node) models.NodeSet {
-	set := models.NodeSet{}
-	for i, name := range l.names {
-		set[name] = Reshape(SliceAxis(flat, 0, AxisRange(l.at[i], l.at[i+1])), l.dims[i]...)
+// cut gives the tensors of a flat vector [n].
+func (l layout) cut(flat *Node) []*Node {
+	out := make([]*Node, len(l.dims))
+	for i := range l.dims {
+		out[i] = Reshape(SliceAxis(flat, 0, AxisRange(l.at[i], l.at[i+1])), l.dims[i]...)
 	}
-	return set
+	return out
 }
 
-// gradient is the flat gradient [n] of a scalar by the named tensors.
-func (l layout) gradient(scalar *Node, set models.NodeSet) *Node {
-	by := make([]*Node, len(l.names))
-	for i, name := range l.names {
-		by[i] = set[name]
+// join is the inverse of cut: tensors of the block to [n].
+func (l layout) join(parts []*Node) *Node {
+	flat := make([]*Node, len(parts))
+	for i, p := range parts {
+		flat[i] = Reshape(p, p.Shape().Size())
 	}
-	parts := Gradient(scalar, by...)
-	for i, g := range parts {
-		parts[i] = Reshape(g, l.at[i+1]-l.at[i])
-	}
-	return Concatenate(parts, 0)
+	return Concatenate(flat, 0)
 }
 
-// decays is 1 [n] on tensors of two axes or more and 0 on norms and biases.
-func (l layout) decays() *tensors.Tensor {
-	mask := make([]float32, l.size())
-	for i, dims := range l.dims {
-		if len(dims) > 1 {
-			for j := l.at[i]; j < l.at[i+1]; j++ {
-				mask[j] = 1
-			}
-		}
-	}
-	return tensors.FromFlatDataAndDimensions(mask, len(mask))
-}
-
-// pack copies a weight set, float32, into one vector.
+// pack copies the block's tensors of a weight set, float32 or bfloat16, into one vector.
 func (l layout) pack(w models.Weights) (*tensors.Tensor, error) {
+	defer dropHostCopies(w)
 	flat := make([]float32, 0, l.size())
 	for i, name := range l.names {
 		t, ok := w[name]
 		if !ok || !slices.Equal(t.Shape().Dimensions, l.dims[i]) {
 			return nil, fmt.Errorf("weight %s: missing or not %v", name, l.dims[i])
 		}
-		err := tensors.ConstFlatData(t, func(values []float32) { flat = append(flat, values...) })
+		var err error
+		switch t.DType() {
+		case dtypes.Float32:
+			err = tensors.ConstFlatData(t, func(values []float32) { flat = append(flat, values...) })
+		case dtypes.BFloat16:
+			err = tensors.ConstFlatData(t, func(values []bfloat16.BFloat16) {
+				for _, v := range values {
+					flat = append(flat, v.Float32())
+				}
+			})
+		default:
+			err = fmt.Errorf("dtype %s cannot be trained", t.DType())
+		}
 		if err != nil {
 			return nil, fmt.Errorf("weight %s: %w", name, err)
 		}
@@ -80,17 +92,15 @@ func (l layout) pack(w models.Weights) (*tensors.Tensor, error) {
 	return tensors.FromFlatDataAndDimensions(flat, len(flat)), nil
 }
 
-// unpack copies a vector into a weight set of its own tensors.
-func (l layout) unpack(flat *tensors.Tensor) (models.Weights, error) {
-	set := models.Weights{}
-	values, err := tensors.CopyFlatData[float32](flat)
-	if err != nil {
-		return nil, fmt.Errorf("unpack weights: %w", err)
+// dropHostCopies frees the copies that reading device tensors leaves on the host.
+func dropHostCopies(w models.Weights) {
+	for _, t := range w {
+		if t.IsOnAnyDevice() && !t.IsShared() {
+			t.FinalizeLocal()
+		}
 	}
-	for i, name := range l.names {
-		set[name] = tensors.FromFlatDataAndDimensions(slices.Clone(values[l.at[i]:l.at[i+1]]), l.dims[i]...)
-	}
-	return set, nil
 }
 
-func zeros(n int) *tensors.Tensor { return tensors.FromFlatDataAndDimensions(make([]float32, n), n) }
+func zeros(dims ...int) *tensors.Tensor {
+	return tensors.FromFlatDataAndDimensions(make([]float32, product(dims)), dims...)
+}

@@ -2,6 +2,7 @@ package bpo
 
 import (
 	"fmt"
+	"maps"
 	"math"
 
 	"github.com/gomlx/compute"
@@ -21,99 +22,193 @@ type objective struct {
 	Fn      func(logps, lens *Node, extra []*Node) (loss *Node, metrics []*Node)
 }
 
-// learner is one trainable weight set and its AdamW moments, as flat vectors that are replaced at every step.
+// learner is one trainable weight set with its optimizer's state, in flat float32 vectors that are replaced at every
+// step. A bfloat16 model is trained through them: its forward pass sees them rounded.
 type learner struct {
-	start   models.Policy // what it began as; its own tensors stay as they were
-	full    bool          // every weight is trained, else the adapter
-	layout  layout
-	w, m, v *tensors.Tensor // [n] float32
+	start  models.Policy // what it began as; its own tensors stay as they were
+	full   bool          // every weight is trained, else the adapter
+	opt    OptimizerConfig
+	blocks []layout
+	w      models.Weights // [n] of each block, by its name
+	state  models.Weights // the optimizer's, by stateName
 }
 
-func newLearner(start models.Policy, full bool) (*learner, error) {
-	l := &learner{start: start, full: full}
+// adapterBlock is the name of an adapter's one block.
+const adapterBlock = "adapter"
+
+func stateName(state, block string) string { return state + "." + block }
+
+// newLearner starts a learner; without an optimizer it has weights only.
+func newLearner(start models.Policy, full bool, opt OptimizerConfig) (*learner, error) {
+	l := &learner{start: start, full: full, opt: opt, w: models.Weights{}, state: models.Weights{}}
 	trained, adapter := start.Sets()
-	if !full {
+	if full {
+		for _, name := range trained.Names() {
+			l.blocks = append(l.blocks, layoutOf(name, trained, []string{name}))
+		}
+	} else {
 		if trained = adapter; len(adapter) == 0 {
 			return nil, fmt.Errorf("learner %q has no adapter to train", start.Name)
 		}
+		l.blocks = []layout{layoutOf(adapterBlock, trained, trained.Names())}
 	}
-	l.layout = layoutOf(trained)
-	l.m, l.v = zeros(l.layout.size()), zeros(l.layout.size())
-	var err error
-	l.w, err = l.layout.pack(trained)
-	return l, err
+	for _, block := range l.blocks {
+		if opt.Name == "" {
+			break // not to be trained
+		}
+		for name, dims := range optimizers[opt.Name].State(opt, block.dims) {
+			l.state[stateName(name, block.name)] = zeros(dims...)
+		}
+	}
+	return l, l.pack(trained)
 }
 
-// policy is the learner as it is now, in tensors of its own.
-func (l *learner) policy(name string) (models.Policy, error) {
+// pack makes the learner's weights those of a set.
+func (l *learner) pack(set models.Weights) error {
+	for _, block := range l.blocks {
+		flat, err := block.pack(set)
+		if err != nil {
+			return err
+		}
+		if old := l.w[block.name]; old != nil {
+			old.MustFinalizeAll()
+		}
+		l.w[block.name] = flat
+	}
+	return nil
+}
+
+// policy is the learner as it is now, in tensors of its own: those of an adapter float32, those of a full model in the
+// model's dtype or, exact, float32.
+func (l *learner) policy(b compute.Backend, name string, exact bool) (models.Policy, error) {
+	return l.policyOf(b, name, l.w, exact)
+}
+
+// policyOf is the policy that flat vectors like the learner's stand for.
+func (l *learner) policyOf(b compute.Backend, name string, w models.Weights, exact bool) (models.Policy, error) {
 	p := models.Policy{Name: name, Base: l.start.Base, Override: l.start.Override}
-	set, err := l.layout.unpack(l.w)
+	unpack := models.Shared(b, "unpack", fmt.Sprintf("%v %v", l.blocks, exact), func(sets []models.NodeSet, _ []*Node) ([]models.NodeSet, []*Node) {
+		out := models.NodeSet{}
+		for _, block := range l.blocks {
+			for i, x := range block.cut(sets[0][block.name]) {
+				if !exact {
+					x = ConvertDType(x, block.dtypes[i])
+				}
+				out[block.names[i]] = x
+			}
+		}
+		return []models.NodeSet{out}, nil
+	})
+	sets, _, err := unpack.Call([]models.Arg{{Set: w}})
 	if err != nil {
-		return p, err
+		return p, fmt.Errorf("unpack weights: %w", err)
 	}
 	if l.full {
-		p.Override = set
+		p.Override = sets[0]
 	} else {
-		p.Adapter = &models.Adapter{LoRA: l.start.Adapter.LoRA, Weights: set}
+		p.Adapter = &models.Adapter{LoRA: l.start.Adapter.LoRA, Weights: sets[0]}
 	}
 	return p, nil
 }
 
-func (l *learner) finalize() { finalize([]*tensors.Tensor{l.w, l.m, l.v}) }
-
-// trainer compiles an objective and runs optimizer steps on any learner of one shape.
-// A step is gradient calls on micro-batches, summed, then one update: accumulation is the large batch.
-type trainer struct {
-	metrics []string
-	opt     OptimizerConfig
-	steps   int
-	grad    *models.Exec
-	update  *models.Exec
-	decay   *tensors.Tensor // [n]; nil without weight decay
-	micro   int
+func (l *learner) finalize() {
+	l.w.Finalize()
+	l.state.Finalize()
 }
 
-// newTrainer builds the two functions of a step, for learners alike to the given one; LoRA dropout makes gradients stochastic.
-func newTrainer(b compute.Backend, c models.Config, like *learner, obj objective, opt OptimizerConfig, steps, micro int) *trainer {
-	l, lora, full := like.layout, like.start.LoRA(), like.full
-	t := &trainer{metrics: obj.Metrics, opt: opt, steps: steps, micro: micro}
-	shape := fmt.Sprintf("%v %v %v %v", c, lora, full, l.names)
+// trainSpec is what the steps of a trainer are made of.
+type trainSpec struct {
+	Optimizer   OptimizerConfig
+	Steps       int  // of the learning-rate schedule
+	Batch       int  // rows of a step
+	Micro       int  // rows of a gradient call
+	Checkpoints bool // gradient checkpointing
+}
 
-	// grad: sets base, {weights, sums}; inputs: the packed rows, row weights [batch], RNG state, extra…
+// trainer compiles an objective and runs optimizer steps on any learner of one shape.
+// A step is gradient calls on micro-batches, summed, then an update of each block: accumulation is the large batch.
+type trainer struct {
+	trainSpec
+	backend compute.Backend
+	rule    Optimizer
+	metrics []string
+	grad    *models.Exec
+	zeros   *models.Exec
+	update  map[string]*models.Exec // by block
+}
+
+// newTrainer builds the functions of a step, for learners alike to the given one; LoRA dropout makes gradients stochastic.
+func newTrainer(b compute.Backend, c models.Config, like *learner, obj objective, spec trainSpec) *trainer {
+	blocks, lora, full := like.blocks, like.start.LoRA(), like.full
+	t := &trainer{trainSpec: spec, backend: b, rule: optimizers[spec.Optimizer.Name], metrics: obj.Metrics, update: map[string]*models.Exec{}}
+	shape := fmt.Sprintf("%v %v %v %v", c, lora, full, blocks)
+
+	// grad: sets base, weights, sums (none where one call makes the step); inputs: the packed rows, row weights [batch],
+	// RNG state, extra…; outputs: the new sums, and the loss [batch], the squared norm of the sums [], metrics [batch].
 	t.grad = models.Shared(b, "grad", shape+obj.Key, func(sets []models.NodeSet, in []*Node) ([]models.NodeSet, []*Node) {
-		trained := l.nodes(sets[1][flatWeights])
-		p := models.Params{Base: sets[0], Adapter: trained, LoRA: lora}
+		trained, p := models.NodeSet{}, models.Params{Base: sets[0], LoRA: lora}
+		var parts []*Node
+		seen := models.NodeSet{} // as the forward pass computes with them
+		for _, block := range blocks {
+			for i, x := range block.cut(sets[1][block.name]) {
+				trained[block.names[i]] = x
+				seen[block.names[i]] = ConvertDType(x, block.dtypes[i])
+				parts = append(parts, x)
+			}
+		}
 		if full {
-			p = models.Params{Base: trained}
-		} else if lora.Dropout > 0 {
+			p.Base = seen
+		} else if p.Adapter = seen; lora.Dropout > 0 {
 			p.RNG = in[5]
 		}
 		completionMask, weight := in[3], in[4]
 		logps := c.CompletionLogProbs(p, in[0], in[1], in[2], completionMask) // [batch, k, completion]
 		lens := MaxScalar(ReduceSum(ConvertDType(completionMask, dtypes.Float32), -1), 1)
 		loss, metrics := obj.Fn(logps, lens, in[6:])
-		sums := Add(sets[2][flatSums], l.gradient(ReduceAllSum(Mul(loss, weight)), trained))
-		return []models.NodeSet{{flatSums: sums}}, append([]*Node{loss}, metrics...)
+		grads := Gradient(ReduceAllSum(Mul(loss, weight)), parts...)
+		sums := models.NodeSet{}
+		var square *Node
+		for _, block := range blocks {
+			sum := block.join(grads[:len(block.names)])
+			grads = grads[len(block.names):]
+			if old := sets[2][block.name]; old != nil {
+				sum = Add(old, sum)
+			}
+			sums[block.name] = sum
+			if s := ReduceAllSum(Square(sum)); square == nil {
+				square = s
+			} else {
+				square = Add(square, s)
+			}
+		}
+		return []models.NodeSet{sums}, append([]*Node{loss, square}, metrics...)
+	})
+	t.zeros = models.Shared(b, "zeros", "", func(sets []models.NodeSet, _ []*Node) ([]models.NodeSet, []*Node) {
+		out := models.NodeSet{}
+		for name, x := range sets[0] {
+			out[name] = ZerosLike(x)
+		}
+		return []models.NodeSet{out}, nil
 	})
 
-	// update: set {weights, m, v, sums}, donated; inputs lr, c1, c2 and, with weight decay, its mask.
-	t.update = models.Shared(b, "update", fmt.Sprint(opt), func(sets []models.NodeSet, in []*Node) ([]models.NodeSet, []*Node) {
-		var decay *Node
-		if len(in) > 3 {
-			decay = in[3]
-		}
-		s := sets[0]
-		w, m, v, norm := adamW(opt, s[flatSums], s[flatWeights], s[flatM], s[flatV], decay, in[0], in[1], in[2])
-		return []models.NodeSet{{flatWeights: w, flatM: m, flatV: v}}, []*Node{norm}
-	})
-	if opt.WeightDecay > 0 {
-		t.decay = l.decays()
+	// update: a block's set {weights, sums, state…}, donated; inputs lr, the clipping factor, the rule's scalars.
+	for i, block := range blocks {
+		block.name, block.names = "", nil // blocks of one shape share the function
+		t.update[blocks[i].name] = models.Shared(b, "update", fmt.Sprint(spec.Optimizer, block), func(sets []models.NodeSet, in []*Node) ([]models.NodeSet, []*Node) {
+			s := sets[0]
+			w, state := t.rule.Update(spec.Optimizer, Step{
+				Weights: s[flatWeights], Grad: Mul(s[flatSums], in[1]), State: s, LR: in[0], Scalars: in[2:], block: block,
+			})
+			out := models.NodeSet{flatWeights: w}
+			maps.Copy(out, state)
+			return []models.NodeSet{out}, nil
+		})
 	}
 	return t
 }
 
-// Names of a learner's vectors.
-const flatWeights, flatM, flatV, flatSums = "weights", "m", "v", "sums"
+// Names of vectors in an update beside the optimizer's own.
+const flatWeights, flatSums = "weights", "sums"
 
 // example is one row of training: completions that share a prompt, the row's weight in the summed loss, extra scalars.
 type example struct {
@@ -140,38 +235,48 @@ func (e *nonFinite) Error() string {
 	return fmt.Sprintf("%s is not finite at pairs %s", e.what, summarize(e.ids, 8))
 }
 
-// step runs one optimizer step of l on rows. Weights should sum to 1. seed drives dropout.
+// step runs one optimizer step of l on rows. Weights should sum to 1. seed drives dropout. Where the loss or the gradient
+// is not finite the learner stays as it was.
 func (t *trainer) step(l *learner, rows []example, step int, seed uint64) (stepResult, error) {
-	res := stepResult{metrics: map[string]float64{}, rate: t.opt.rate(step, t.steps)}
+	res := stepResult{metrics: map[string]float64{}, rate: t.Optimizer.rate(step, t.Steps)}
 	base, _ := l.start.Sets()
 	if l.full {
 		base = models.Weights{}
 	}
-	sums := models.Weights{flatSums: zeros(l.layout.size())}
+	sums := models.Weights{}
 	defer func() { sums.Finalize() }()
+	if t.Micro < t.Batch {
+		sets, _, err := t.zeros.Call([]models.Arg{{Set: l.w}})
+		if err != nil {
+			return res, err
+		}
+		sums = sets[0]
+	}
 	var bad []string
-	for at := 0; at < len(rows); at += t.micro {
-		batch := rows[at:min(at+t.micro, len(rows))]
+	square := 0.0
+	for at := 0; at < len(rows); at += t.Micro {
+		batch := rows[at:min(at+t.Micro, len(rows))]
 		in, tokens, padded := t.pack(batch, seed+uint64(at)*0x9e3779b97f4a7c15)
-		sets, out, err := t.grad.Call([]models.Arg{{Set: base}, {Set: models.Weights{flatWeights: l.w}}, {Set: sums, Donate: true}}, in...)
+		sets, out, err := t.grad.Call([]models.Arg{{Set: base}, {Set: l.w}, {Set: sums, Donate: true}}, in...)
 		finalize(in)
 		if err != nil {
 			return res, fmt.Errorf("gradient at step %d: %w", step, err)
 		}
 		sums = sets[0]
 		res.tokens, res.padded = res.tokens+tokens, res.padded+padded
-		for k, o := range out {
-			values := tensors.MustCopyFlatData[float32](o)
+		square = float64(tensors.ToScalar[float32](out[1]))
+		values := tensors.MustCopyFlatData[float32](out[0])
+		for i, ex := range batch {
+			v := float64(values[i])
+			res.loss += v * ex.weight
+			if math.IsNaN(v) || math.IsInf(v, 0) {
+				bad = append(bad, ex.id)
+			}
+		}
+		for k, name := range t.metrics {
+			values := tensors.MustCopyFlatData[float32](out[2+k])
 			for i, ex := range batch {
-				v := float64(values[i])
-				if k == 0 {
-					res.loss += v * ex.weight
-					if math.IsNaN(v) || math.IsInf(v, 0) {
-						bad = append(bad, ex.id)
-					}
-				} else {
-					res.metrics[t.metrics[k-1]] += v * ex.weight
-				}
+				res.metrics[name] += float64(values[i]) * ex.weight
 			}
 		}
 		finalize(out)
@@ -179,27 +284,7 @@ func (t *trainer) step(l *learner, rows []example, step int, seed uint64) (stepR
 	if bad != nil {
 		return res, &nonFinite{"the loss", bad}
 	}
-
-	n := float64(step + 1)
-	scalars := []*tensors.Tensor{
-		tensors.FromScalar(float32(res.rate)),
-		tensors.FromScalar(float32(1 - math.Pow(t.opt.Beta1, n))),
-		tensors.FromScalar(float32(1 - math.Pow(t.opt.Beta2, n))),
-	}
-	set := models.Weights{flatWeights: l.w, flatM: l.m, flatV: l.v, flatSums: sums[flatSums]}
-	sums = nil // given away
-	in := scalars
-	if t.decay != nil {
-		in = append(in, t.decay)
-	}
-	sets, out, err := t.update.Call([]models.Arg{{Set: set, Donate: true}}, in...)
-	finalize(scalars)
-	if err != nil {
-		return res, fmt.Errorf("update at step %d: %w", step, err)
-	}
-	l.w, l.m, l.v = sets[0][flatWeights], sets[0][flatM], sets[0][flatV]
-	res.gradNorm = float64(tensors.ToScalar[float32](out[0]))
-	finalize(out)
+	res.gradNorm = math.Sqrt(square)
 	if math.IsNaN(res.gradNorm) || math.IsInf(res.gradNorm, 0) {
 		ids := make([]string, len(rows))
 		for i, ex := range rows {
@@ -207,31 +292,62 @@ func (t *trainer) step(l *learner, rows []example, step int, seed uint64) (stepR
 		}
 		return res, &nonFinite{"the gradient", ids}
 	}
-	return res, nil
+	given := sums
+	sums = nil
+	return res, t.apply(l, given, step, res.gradNorm)
 }
 
-// pack pads a micro-batch to its bucket and to t.micro rows; padding rows weigh nothing.
+// apply updates every block of l by its summed gradient, which it consumes.
+func (t *trainer) apply(l *learner, sums models.Weights, step int, norm float64) error {
+	values := []float64{t.Optimizer.rate(step, t.Steps), t.Optimizer.clip(norm)}
+	if t.rule.Scalars != nil {
+		values = append(values, t.rule.Scalars(t.Optimizer, step+1)...)
+	}
+	scalars := make([]*tensors.Tensor, len(values))
+	for i, v := range values {
+		scalars[i] = tensors.FromScalar(float32(v))
+	}
+	defer finalize(scalars)
+	for _, block := range l.blocks {
+		state := t.rule.State(t.Optimizer, block.dims)
+		set := models.Weights{flatWeights: l.w[block.name], flatSums: sums[block.name]}
+		for name := range state {
+			set[name] = l.state[stateName(name, block.name)]
+		}
+		sets, _, err := t.update[block.name].Call([]models.Arg{{Set: set, Donate: true}}, scalars...)
+		if err != nil {
+			return fmt.Errorf("update at step %d: %w", step, err)
+		}
+		l.w[block.name] = sets[0][flatWeights]
+		for name := range state {
+			l.state[stateName(name, block.name)] = sets[0][name]
+		}
+	}
+	return nil
+}
+
+// pack pads a micro-batch to its bucket and to t.Micro rows; padding rows weigh nothing.
 func (t *trainer) pack(batch []example, seed uint64) (in []*tensors.Tensor, tokens, padded int) {
 	rows := make([]models.Row, len(batch))
-	weight := make([]float32, t.micro)
+	weight := make([]float32, t.Micro)
 	extra := make([][]float32, len(batch[0].extra))
 	for i, ex := range batch {
 		rows[i] = ex.row
 		weight[i] = float32(ex.weight)
 		for j, v := range ex.extra {
 			if extra[j] == nil {
-				extra[j] = make([]float32, t.micro)
+				extra[j] = make([]float32, t.Micro)
 			}
 			extra[j][i] = v
 		}
 	}
 	p, r, k, tokens := widths(rows)
-	in = models.PackRows(rows, t.micro, p, r, k, 0)
-	in = append(in, tensors.FromFlatDataAndDimensions(weight, t.micro), rngState(seed))
+	in = models.PackRows(rows, t.Micro, p, r, k, 0)
+	in = append(in, tensors.FromFlatDataAndDimensions(weight, t.Micro), rngState(seed))
 	for _, column := range extra {
-		in = append(in, tensors.FromFlatDataAndDimensions(column, t.micro))
+		in = append(in, tensors.FromFlatDataAndDimensions(column, t.Micro))
 	}
-	return in, tokens, t.micro * (p + k*r)
+	return in, tokens, t.Micro * (p + k*r)
 }
 
 // widths are the bucketed prompt and completion widths that hold all rows, their k, and their real tokens.

@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/gomlx/compute"
-	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 	"gobpo/models"
 	"gobpo/models/backend/backendtest"
@@ -65,24 +64,34 @@ func maxDiff(a, b []float32) float64 {
 	return worst
 }
 
+var dpoPairs = preferenceObjective(LossConfig{Name: "dpo", Beta: 0.5})
+
+// flatten is all of a learner's weights.
+func flatten(l *learner) (all []float32) {
+	for _, name := range l.w.Names() {
+		all = append(all, tensors.MustCopyFlatData[float32](l.w[name])...)
+	}
+	return all
+}
+
 // trained runs steps optimizer steps at a micro-batch size and returns the adapter and the last result.
 func trained(t *testing.T, b compute.Backend, rows []example, micro, steps int, full bool) ([]float32, stepResult) {
 	t.Helper()
 	start := tinyPolicy(1)
-	l, err := newLearner(start, full)
+	opt := DefaultOptimizer()
+	opt.LR = 1e-2
+	l, err := newLearner(start, full, opt)
 	if err != nil {
 		t.Fatal(err)
 	}
-	opt := DefaultOptimizer()
-	opt.LR = 1e-2
-	tr := newTrainer(b, tinyConfig, l, preferenceObjective(LossConfig{Name: "dpo", Beta: 0.5}), opt, 10, micro)
+	tr := newTrainer(b, tinyConfig, l, dpoPairs, trainSpec{Optimizer: opt, Steps: 10, Batch: len(rows), Micro: micro})
 	var res stepResult
 	for step := range steps {
 		if res, err = tr.step(l, rows, step, 1); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return tensors.MustCopyFlatData[float32](l.w), res
+	return flatten(l), res
 }
 
 func TestAccumulationEqualsTheLargeBatch(t *testing.T) {
@@ -131,78 +140,26 @@ func TestTrainingLowersTheLoss(t *testing.T) {
 func TestNonFiniteLossNamesThePairs(t *testing.T) {
 	b := backendtest.XLA(t)
 	start := tinyPolicy(1)
-	l, err := newLearner(start, false)
+	l, err := newLearner(start, false, DefaultOptimizer())
 	if err != nil {
 		t.Fatal(err)
 	}
-	tr := newTrainer(b, tinyConfig, l, preferenceObjective(LossConfig{Name: "dpo", Beta: 0.5}), DefaultOptimizer(), 10, 2)
+	tr := newTrainer(b, tinyConfig, l, dpoPairs, trainSpec{Optimizer: DefaultOptimizer(), Steps: 10, Batch: 5, Micro: 2})
 	rows := tinyPairs(5, 9)
 	rows[3].extra[0] = float32(math.NaN())
-	before := tensors.MustCopyFlatData[float32](l.w)
+	before := flatten(l)
 	_, err = tr.step(l, rows, 0, 1)
 	var bad *nonFinite
 	if !errors.As(err, &bad) || len(bad.ids) != 1 || bad.ids[0] != "d" {
 		t.Fatalf("error %v, want one that names pair d", err)
 	}
-	if d := maxDiff(before, tensors.MustCopyFlatData[float32](l.w)); d != 0 {
+	if d := maxDiff(before, flatten(l)); d != 0 {
 		t.Errorf("the failed step moved the weights by %g", d)
 	}
 	rows[3].extra[0] = -1
 	if _, err := tr.step(l, rows, 0, 1); err != nil {
 		t.Errorf("the learner is unusable after a failed step: %v", err)
 	}
-}
-
-// The update against torch's documented AdamW recursion, by hand in float64.
-func TestAdamWAgainstTheRecursion(t *testing.T) {
-	backendtest.Each(t, func(t *testing.T, b compute.Backend) {
-		o := OptimizerConfig{LR: 0.1, Beta1: 0.9, Beta2: 0.999, Eps: 1e-8, WeightDecay: 0.1, MaxGradNorm: 1}
-		exec := models.NewExec(b, "adamw", func(_ []models.NodeSet, in []*Node) ([]models.NodeSet, []*Node) {
-			w, m, v, norm := adamW(o, in[0], in[1], in[2], in[3], in[4], in[5], in[6], in[7])
-			return nil, []*Node{w, m, v, norm}
-		})
-		grads := [][]float64{{3, -4, 0, 0.5}, {0.1, 0.2, -0.3, 0}, {-2, 1, 1, 1}} // the first and third are clipped
-		w, m, v, decay := []float64{1, -2, 0.5, 3}, make([]float64, 4), make([]float64, 4), []float64{1, 1, 0, 0}
-		vector := func(x []float64) *tensors.Tensor {
-			out := make([]float32, len(x))
-			for i := range x {
-				out[i] = float32(x[i])
-			}
-			return tensors.FromFlatDataAndDimensions(out, len(out))
-		}
-		state := []*tensors.Tensor{vector(w), vector(m), vector(v)}
-		for step, g := range grads {
-			norm := 0.0
-			for _, x := range g {
-				norm += x * x
-			}
-			norm = math.Sqrt(norm)
-			scale := min(1, 1/(norm+1e-6))
-			lr, c1, c2 := o.LR, 1-math.Pow(o.Beta1, float64(step+1)), 1-math.Pow(o.Beta2, float64(step+1))
-			for i := range g {
-				x := g[i] * scale
-				m[i] = o.Beta1*m[i] + (1-o.Beta1)*x
-				v[i] = o.Beta2*v[i] + (1-o.Beta2)*x*x
-				w[i] *= 1 - lr*o.WeightDecay*decay[i]
-				w[i] -= lr / c1 * m[i] / (math.Sqrt(v[i])/math.Sqrt(c2) + o.Eps)
-			}
-			_, out, err := exec.Call(nil, vector(g), state[0], state[1], state[2], vector(decay),
-				tensors.FromScalar(float32(lr)), tensors.FromScalar(float32(c1)), tensors.FromScalar(float32(c2)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := float64(tensors.ToScalar[float32](out[3])); math.Abs(got-norm) > 1e-5 {
-				t.Errorf("step %d: gradient norm %v, want %v", step, got, norm)
-			}
-			got := tensors.MustCopyFlatData[float32](out[0])
-			for i := range w {
-				if math.Abs(float64(got[i])-w[i]) > 2e-6 {
-					t.Errorf("step %d: weights %v, the recursion gives %v", step, got, w)
-				}
-			}
-			state = out[:3]
-		}
-	})
 }
 
 func TestLearningRateSchedules(t *testing.T) {

@@ -51,6 +51,7 @@ type run struct {
 	cfg     *Config
 	loss    Loss
 	trainer *trainer
+	start   []models.Policy // the caller's; their tensors outlive the run
 }
 
 func (r *run) progress(what string, step, of int) {
@@ -82,7 +83,11 @@ func Train(ctx context.Context, s Setup) (models.Policy, error) {
 	start := s.Start
 	if start == nil {
 		for i := range cfg.Learners {
-			start = append(start, models.Policy{Name: "sft", Base: s.Model.Base, Adapter: models.NewAdapter(s.Model.Config, cfg.LoRA, cfg.Seed+uint64(i))})
+			p := models.Policy{Name: "sft", Base: s.Model.Base}
+			if !cfg.full() {
+				p.Adapter = models.NewAdapter(s.Model.Config, cfg.LoRA, cfg.Seed+uint64(i))
+			}
+			start = append(start, p)
 		}
 	}
 	if len(start) != cfg.Learners {
@@ -90,15 +95,18 @@ func Train(ctx context.Context, s Setup) (models.Policy, error) {
 	}
 	var learners []*learner
 	for _, p := range start {
-		l, err := newLearner(p, false)
+		l, err := newLearner(p, cfg.full(), cfg.Optimizer)
 		if err != nil {
 			return none, err
 		}
 		learners = append(learners, l)
 	}
-	sft, err := merged(cfg.Merge, "sft", learners)
-	if err != nil {
-		return none, err
+	r.start = start
+	sft := start[0]
+	if len(start) > 1 {
+		if sft, err = merged(s.Backend, cfg.Merge, "sft", learners); err != nil {
+			return none, err
+		}
 	}
 	behavior := versioned{policy: sft}
 	ref := &reference{kind: cfg.Reference, versioned: versioned{policy: sft}}
@@ -108,7 +116,9 @@ func Train(ctx context.Context, s Setup) (models.Policy, error) {
 			return none, err
 		}
 	}
-	r.trainer = newTrainer(s.Backend, s.Model.Config, learners[0], preferenceObjective(cfg.Loss), cfg.Optimizer, cfg.Steps, cfg.Micro())
+	r.trainer = newTrainer(s.Backend, s.Model.Config, learners[0], preferenceObjective(cfg.Loss), trainSpec{
+		Optimizer: cfg.Optimizer, Steps: cfg.Steps, Batch: cfg.BatchSize, Micro: cfg.Micro(), Checkpoints: cfg.GradientCheckpointing,
+	})
 
 	st, resumed, err := r.load(learners, &behavior, ref)
 	if err != nil {
@@ -168,11 +178,11 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 			st.Phase = phase
 			if cfg.Behavior == "learner" {
 				old := behavior.policy
-				if behavior.policy, err = merged(cfg.Merge, "behavior", learners); err != nil {
+				if behavior.policy, err = merged(s.Backend, cfg.Merge, "behavior", learners); err != nil {
 					return none, err
 				}
 				behavior.version++
-				release(old, ref.policy)
+				release(old, append(r.start, ref.policy)...)
 			}
 			if err := r.save(learners, behavior, ref, step, phase); err != nil {
 				return none, err
@@ -214,7 +224,7 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 			}
 		}
 		if done := step + 1; done == cfg.Steps || (s.EvalEvery > 0 && done%s.EvalEvery == 0) {
-			policy, err := merged(cfg.Merge, "policy", learners)
+			policy, err := merged(s.Backend, cfg.Merge, "policy", learners)
 			if err == nil {
 				err = r.evaluate(ctx, done, policy, m)
 			}
@@ -343,7 +353,7 @@ func (r *run) log(step int, m Metrics) error {
 
 // moveEMA moves the reference to (1−α)·reference + α·merged learners.
 func (r *run) moveEMA(ref *reference, learners []*learner, keep models.Policy) error {
-	policy, err := merged(r.cfg.Merge, "policy", learners)
+	policy, err := merged(r.setup.Backend, r.cfg.Merge, "policy", learners)
 	if err != nil {
 		return err
 	}
@@ -352,7 +362,7 @@ func (r *run) moveEMA(ref *reference, learners []*learner, keep models.Policy) e
 		return fmt.Errorf("ema reference: %w", err)
 	}
 	release(policy)
-	release(old, keep)
+	release(old, append(r.start, keep)...)
 	ref.version++
 	return nil
 }

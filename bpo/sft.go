@@ -40,7 +40,9 @@ type SFTSetup struct {
 	Model   *models.Model
 	Start   models.Policy // its adapter is trained, or with Full every weight
 	Full    bool
-	Prompts []Prompt // rows without a reference text are refused
+	// Checkpointing is Config.GradientCheckpointing.
+	Checkpointing bool
+	Prompts       []Prompt // rows without a reference text are refused
 	// MaxCompletionTokens cuts references; a cut one teaches no end of text.
 	MaxCompletionTokens int
 	Seed                uint64
@@ -62,7 +64,7 @@ func SFT(ctx context.Context, s SFTSetup) (models.Policy, error) {
 	if len(rows) == 0 {
 		return s.Start, errors.New("sft: there is no example to learn from")
 	}
-	l, err := newLearner(s.Start, s.Full)
+	l, err := newLearner(s.Start, s.Full, s.Config.Optimizer)
 	if err != nil {
 		return s.Start, err
 	}
@@ -70,7 +72,9 @@ func SFT(ctx context.Context, s SFTSetup) (models.Policy, error) {
 	if micro == 0 {
 		micro = s.Config.BatchSize
 	}
-	t := newTrainer(s.Backend, s.Model.Config, l, nllObjective(), s.Config.Optimizer, s.Config.Steps, micro)
+	t := newTrainer(s.Backend, s.Model.Config, l, nllObjective(), trainSpec{
+		Optimizer: s.Config.Optimizer, Steps: s.Config.Steps, Batch: s.Config.BatchSize, Micro: micro, Checkpoints: s.Checkpointing,
+	})
 	defer l.finalize()
 	var order []int
 	for step, epoch := 0, -1; step < s.Config.Steps; step++ {
@@ -105,5 +109,5 @@ func SFT(ctx context.Context, s SFTSetup) (models.Policy, error) {
 			s.Progress("sft", step+1, s.Config.Steps)
 		}
 	}
-	return l.policy("sft")
+	return l.policy(s.Backend, "sft", false)
 }

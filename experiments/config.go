@@ -13,6 +13,7 @@ import (
 	"gobpo/bpo"
 	"gobpo/bpo/annotate"
 	"gobpo/experiments/tasks"
+	"gobpo/models"
 )
 
 // Config is one experiment file: everything a trial needs, and the sweep that makes many trials of it. Keys in
@@ -25,7 +26,8 @@ type Config struct {
 	Task     TaskConfig     `mapstructure:"task" yaml:"task"`
 	Prompts  PromptsConfig  `mapstructure:"prompts" yaml:"prompts"`
 	Pretrain PretrainConfig `mapstructure:"pretrain" yaml:"pretrain"`
-	// SFT trains the starting adapters, learner i with seed seed+i. With 0 steps every learner starts at the base model.
+	// SFT trains what the learners start from, adapters or full models, learner i with seed seed+i. With 0 steps every
+	// learner starts at the base model.
 	SFT bpo.SFTConfig `mapstructure:"sft" yaml:"sft"`
 
 	bpo.Config `mapstructure:",squash" yaml:",inline"`
@@ -38,7 +40,7 @@ type Config struct {
 // ModelConfig says where the base model comes from: weights at a path, or a new one trained here.
 type ModelConfig struct {
 	Path    string        `mapstructure:"path" yaml:"path"`   // GGUF file, Hugging Face directory, or "smollm2"; "" = scratch
-	DType   string        `mapstructure:"dtype" yaml:"dtype"` // of the frozen base: float32 | bfloat16
+	DType   string        `mapstructure:"dtype" yaml:"dtype"` // float32 | bfloat16; trained weights have float32 masters
 	Chat    string        `mapstructure:"chat" yaml:"chat"`   // auto: the model's chat template around prompts, where it has one | none
 	Scratch ScratchConfig `mapstructure:"scratch" yaml:"scratch"`
 }
@@ -134,6 +136,9 @@ func (c *Config) resolve() {
 	if c.Task.Name == "" {
 		c.Task = TaskConfig{}
 	}
+	if c.Train == "full" {
+		c.LoRA = models.LoRA{}
+	}
 	if c.MicroBatch == 0 {
 		c.MicroBatch = c.BatchSize
 	}
@@ -168,6 +173,8 @@ func (c *Config) Validate() error {
 		return bad("prompts.train_n: %d is negative", c.Prompts.TrainN)
 	case c.Prompts.Train != "" && (c.Prompts.Train == c.Prompts.Eval || c.Prompts.Train == c.Prompts.Test) && c.Prompts.Leakage == "error":
 		return bad("prompts.eval: the same file as prompts.train; evaluate on held-out prompts, or set prompts.leakage: allow")
+	case c.Train == "full" && c.Learners > 1 && c.SFT.Steps == 0:
+		return bad("learners: %d full learners that start at one model and see the same pairs stay equal; set sft.steps, or train: lora", c.Learners)
 	case c.Eval.Every < 0 || c.Eval.N < 0 || c.Eval.KLSamples < 0 || c.Eval.Bootstrap < 0:
 		return bad("eval: every, n, kl_samples and bootstrap cannot be negative")
 	case c.Eval.Temperature < 0:

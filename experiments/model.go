@@ -132,7 +132,7 @@ func scratch(ctx context.Context, c *Config, b compute.Backend, study string, s 
 			defer log.Close()
 			trained, err = bpo.SFT(ctx, bpo.SFTSetup{
 				Config: c.Pretrain.SFTConfig, Backend: b, Model: m, Start: trained, Full: true, Prompts: prompts,
-				MaxCompletionTokens: c.MaxCompletionTokens, Seed: c.Pretrain.Seed,
+				MaxCompletionTokens: c.MaxCompletionTokens, Seed: c.Pretrain.Seed, Checkpointing: c.GradientCheckpointing,
 				Log:      func(step int, v bpo.Metrics) error { return log.Append(step, v) },
 				Progress: func(_ string, step, of int) { ui.Doing("pretrain", step, of) },
 			})
@@ -145,14 +145,17 @@ func scratch(ctx context.Context, c *Config, b compute.Backend, study string, s 
 	})
 }
 
-// startPolicies are the learners' starting adapters: fine-tuned on reference texts, once a study for each seed, or
-// fresh ones, which leave the base model as it is.
+// startPolicies are what the learners start from: adapters or full models, fine-tuned on reference texts, once a study
+// for each seed, or the base model with, under LoRA, a fresh adapter, which leaves it as it is.
 func startPolicies(ctx context.Context, c *Config, b compute.Backend, m *base, study string, s *corpus, ui UI) ([]models.Policy, error) {
 	var prompts []bpo.Prompt
 	out := make([]models.Policy, c.Learners)
 	for i := range out {
 		seed := c.Seed + uint64(i)
-		fresh := models.Policy{Name: "sft", Base: m.model.Base, Adapter: models.NewAdapter(m.model.Config, c.LoRA, seed)}
+		fresh := models.Policy{Name: "sft", Base: m.model.Base}
+		if c.Train == "lora" {
+			fresh.Adapter = models.NewAdapter(m.model.Config, c.LoRA, seed)
+		}
 		if c.SFT.Steps == 0 {
 			out[i] = fresh
 			continue
@@ -161,7 +164,7 @@ func startPolicies(ctx context.Context, c *Config, b compute.Backend, m *base, s
 		if err != nil {
 			return nil, err
 		}
-		key := []any{"sft", m.hash, c.SFT, c.LoRA, seed, texts["prompts/sft"], c.Model.Chat, c.MaxPromptTokens, c.MaxCompletionTokens, c.Backend}
+		key := []any{"sft", m.hash, c.SFT, c.Train, c.LoRA, seed, texts["prompts/sft"], c.Model.Chat, c.MaxPromptTokens, c.MaxCompletionTokens, c.Backend}
 		dir, err := sharedWork(ctx, study, key, func(dir string) error {
 			if prompts == nil {
 				if prompts, _, err = tokenise(m.model, c.Model.Chat, s.sft, c.MaxPromptTokens); err != nil {
@@ -169,14 +172,17 @@ func startPolicies(ctx context.Context, c *Config, b compute.Backend, m *base, s
 				}
 			}
 			policy, err := bpo.SFT(ctx, bpo.SFTSetup{
-				Config: c.SFT, Backend: b, Model: m.model, Start: fresh, Prompts: prompts,
-				MaxCompletionTokens: c.MaxCompletionTokens, Seed: seed,
+				Config: c.SFT, Backend: b, Model: m.model, Start: fresh, Full: c.Train == "full", Prompts: prompts,
+				MaxCompletionTokens: c.MaxCompletionTokens, Seed: seed, Checkpointing: c.GradientCheckpointing,
 				Progress: func(_ string, step, of int) { ui.Doing("sft", step, of) },
 			})
 			if err != nil {
 				return err
 			}
-			defer policy.Adapter.Weights.Finalize()
+			defer policy.Override.Finalize()
+			if policy.Adapter != nil {
+				defer policy.Adapter.Weights.Finalize()
+			}
 			return bpo.SavePolicy(filepath.Join(dir, bpo.PolicyFile), policy)
 		})
 		if err != nil {

@@ -28,7 +28,7 @@ type trial struct {
 	truncated         int
 }
 
-// Execute runs a trial from its configuration to its result: model, prompts, starting adapters, training with
+// Execute runs a trial from its configuration to its result: model, prompts, start policies, training with
 // evaluations, the final evaluation. It resumes from the directory's checkpoint.
 func (s *Session) Execute(ctx context.Context, t Trial, dir *RunDir, ui UI) (Result, error) {
 	r, err := s.prepare(ctx, t.Config, dir, ui)
@@ -116,15 +116,11 @@ func (r *trial) initialPolicy() (models.Policy, error) {
 	if len(r.start) == 1 {
 		return r.start[0], nil
 	}
-	adapters := make([]*models.Adapter, len(r.start))
-	for i, p := range r.start {
-		adapters[i] = p.Adapter
-	}
-	merged, err := models.Merge(r.cfg.Merge, adapters)
+	p, err := bpo.Merge(r.backend, r.cfg.Config, r.start)
 	if err != nil {
-		return models.Policy{}, fmt.Errorf("merge the starting adapters: %w", err)
+		return p, fmt.Errorf("start policies: %w", err)
 	}
-	return models.Policy{Name: "sft", Base: r.base.model.Base, Adapter: merged}, nil
+	return p, nil
 }
 
 func (r *trial) run(ctx context.Context) (Result, error) {
