@@ -111,7 +111,7 @@ func (c *collector) shard(ctx context.Context, path string, phase, from, to int,
 		for i := range rows {
 			pointers[i] = &rows[i]
 		}
-		if err := ref.fill(ctx, c.setup.Scorer, ref.of(behavior).policy, pointers, c.cfg.Micro()); err != nil {
+		if err := ref.fill(ctx, c.setup.Backend, c.setup.Scorer, ref.of(behavior).policy, pointers, c.cfg.Micro()); err != nil {
 			return nil, count, err
 		}
 		count.ReferenceSeconds = time.Since(start).Seconds()

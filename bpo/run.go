@@ -253,7 +253,7 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 func (r *run) reference(ctx context.Context, batch []*data.Preference, behavior versioned, ref *reference, m Metrics) error {
 	start := time.Now()
 	if !r.loss.ReferenceFree && len(batch) > 0 && (len(batch[0].RefChosenLogps) == 0 || (ref.kind == "ema" && ref.version > 0)) {
-		if err := ref.fill(ctx, r.setup.Scorer, ref.of(behavior).policy, batch, r.cfg.Micro()); err != nil {
+		if err := ref.fill(ctx, r.setup.Backend, r.setup.Scorer, ref.of(behavior).policy, batch, r.cfg.Micro()); err != nil {
 			return err
 		}
 	}

@@ -141,17 +141,18 @@ func Fold(b compute.Backend, p Policy) (Policy, error) {
 // Extrapolate is θ₁ + alpha·(θ₁ − θ₀) in weight space (ExPO, Zheng et al. 2024), as dense overrides of the base both
 // policies share. The caller finalizes the result's Override.
 func Extrapolate(b compute.Backend, p0, p1 Policy, alpha float64) (Policy, error) {
-	return combine(b, "extrapolate", p0, p1, -alpha, 1+alpha)
+	return combine(b, "extrapolate", p0, p1, -alpha, 1+alpha, false)
 }
 
-// EMA is (1−alpha)·ref + alpha·p in weight space, as dense overrides of the base both policies share. The caller
-// finalizes the result's Override.
+// EMA is (1−alpha)·ref + alpha·p in weight space, as dense overrides of the base both policies share. They are float32
+// even over a bfloat16 base, where small steps would be rounded away. The caller finalizes the result's Override.
 func EMA(b compute.Backend, ref, p Policy, alpha float64) (Policy, error) {
-	return combine(b, "ema", ref, p, 1-alpha, alpha)
+	return combine(b, "ema", ref, p, 1-alpha, alpha, true)
 }
 
-// combine is w0·p0 + w1·p1 over every weight that either policy changes, w0 + w1 = 1.
-func combine(b compute.Backend, what string, p0, p1 Policy, w0, w1 float64) (Policy, error) {
+// combine is w0·p0 + w1·p1 over every weight that either policy changes, w0 + w1 = 1, in float32 if exact and else in p1's
+// dtypes.
+func combine(b compute.Backend, what string, p0, p1 Policy, w0, w1 float64, exact bool) (Policy, error) {
 	var folded [2]Policy
 	for i, p := range []Policy{p0, p1} {
 		f, err := Fold(b, p)
@@ -169,10 +170,13 @@ func combine(b compute.Backend, what string, p0, p1 Policy, w0, w1 float64) (Pol
 	}
 	weights := []*tensors.Tensor{tensors.FromScalar(float32(w0)), tensors.FromScalar(float32(w1))}
 	defer finalize(weights)
-	e := Shared(b, "combine", "", func(sets []NodeSet, in []*op.Node) ([]NodeSet, []*op.Node) {
+	e := Shared(b, "combine", fmt.Sprint(exact), func(sets []NodeSet, in []*op.Node) ([]NodeSet, []*op.Node) {
 		f32 := func(name string) *op.Node { return op.ConvertDType(sets[0][name], dtypes.Float32) }
 		sum := op.Add(op.Mul(f32("0"), in[0]), op.Mul(f32("1"), in[1]))
-		return []NodeSet{{"w": op.ConvertDType(sum, sets[0]["1"].DType())}}, nil
+		if !exact {
+			sum = op.ConvertDType(sum, sets[0]["1"].DType())
+		}
+		return []NodeSet{{"w": sum}}, nil
 	})
 	base0, _ := folded[0].Sets()
 	base1, _ := folded[1].Sets()
