@@ -141,12 +141,12 @@ type trainer struct {
 func newTrainer(b compute.Backend, c models.Config, like *learner, obj objective, spec trainSpec) *trainer {
 	blocks, lora, full := like.blocks, like.start.LoRA(), like.full
 	t := &trainer{trainSpec: spec, backend: b, rule: optimizers[spec.Optimizer.Name], metrics: obj.Metrics, update: map[string]*models.Exec{}}
-	shape := fmt.Sprintf("%v %v %v %v", c, lora, full, blocks)
+	shape := fmt.Sprintf("%v %v %v %v %v", c, lora, full, blocks, spec.Checkpoints)
 
 	// grad: sets base, weights, sums (none where one call makes the step); inputs: the packed rows, row weights [batch],
 	// RNG state, extra…; outputs: the new sums, and the loss [batch], the squared norm of the sums [], metrics [batch].
 	t.grad = models.Shared(b, "grad", shape+obj.Key, func(sets []models.NodeSet, in []*Node) ([]models.NodeSet, []*Node) {
-		trained, p := models.NodeSet{}, models.Params{Base: sets[0], LoRA: lora}
+		trained, p := models.NodeSet{}, models.Params{Base: sets[0], LoRA: lora, Checkpointing: spec.Checkpoints}
 		var parts []*Node
 		seen := models.NodeSet{} // as the forward pass computes with them
 		for _, block := range blocks {

@@ -122,6 +122,9 @@ type Params struct {
 	Adapter NodeSet // empty: no adapter
 	LoRA    LoRA
 	RNG     *op.Node // state for LoRA dropout (graph.RNGStateShape); nil: no dropout. Give each step a fresh one.
+
+	// Checkpointing makes a gradient keep only each layer's input and compute the layer again when it needs the rest.
+	Checkpointing bool
 }
 
 func (p *Params) weight(name string) *op.Node {

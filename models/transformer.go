@@ -24,6 +24,9 @@ func (c *Config) Hidden(p *Params, tokens, positions *op.Node, attend Attend) *o
 	heads := func(y *op.Node, n int) *op.Node { return op.Reshape(y, n, c.HeadDim, batch*seq) }
 	split := func(y *op.Node) *op.Node { return op.Reshape(y, y.Shape().Dim(0), c.HeadDim, batch, seq) }
 	for layer := range c.NumLayers {
+		if p.Checkpointing {
+			x = x.Checkpoint()
+		}
 		weight := func(part string) string { return layerName(layer, part) }
 		linear := func(part string) Linear { return Linear{Name: weight(part)} }
 		h := c.norm(p, weight("input_layernorm"), x)
@@ -36,6 +39,9 @@ func (c *Config) Hidden(p *Params, tokens, positions *op.Node, attend Attend) *o
 		gate := p.linear(linear("mlp.gate_proj"), h)
 		h = op.Mul(op.Mul(gate, op.Sigmoid(gate)), p.linear(linear("mlp.up_proj"), h))
 		x = op.Add(x, p.linear(linear("mlp.down_proj"), h))
+	}
+	if p.Checkpointing {
+		x = x.StopCheckpoint()
 	}
 	return c.norm(p, normName, x)
 }
