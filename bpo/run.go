@@ -60,7 +60,7 @@ func (r *run) progress(what string, step, of int) {
 	}
 }
 
-func (r *run) stop() []int32 { return []int32{r.setup.Model.Tokenizer.EOS()} }
+func (r *run) stop() []int32 { return r.setup.Model.Stop() }
 
 // Train runs T steps in F data-collection phases (paper, algorithm 1) and returns the merged policy,
 // which is also written to Dir/policy.safetensors. It resumes where a checkpoint in Dir ends.

@@ -92,7 +92,7 @@ func (m *base) load(ctx context.Context, s *Session, b compute.Backend, path, dt
 	if dtype == "bfloat16" {
 		t = dtypes.BFloat16
 	}
-	if m.model, err = models.Load(path, t); err != nil {
+	if m.model, err = models.LoadTo(b, path, t); err != nil {
 		return fmt.Errorf("model.path: %w", err)
 	}
 	if m.model.Tokenizer == nil {

@@ -61,8 +61,8 @@ func (w Weights) Hash() string {
 		if err := t.ConstBytes(func(b []byte) { h.Write(b) }); err != nil {
 			panic(fmt.Errorf("hash %s: %w", name, err))
 		}
+		Weights{name: t}.dropHostCopies() // each at once: together they would be the model once more
 	}
-	w.dropHostCopies()
 	return hex.EncodeToString(h.Sum(nil))
 }
 
