@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/dtypes/bfloat16"
 	. "github.com/gomlx/gomlx/core/graph"
@@ -90,6 +91,34 @@ func (l layout) pack(w models.Weights) (*tensors.Tensor, error) {
 		}
 	}
 	return tensors.FromFlatDataAndDimensions(flat, len(flat)), nil
+}
+
+// unpack copies a block's vector into tensors of their own, which join set: in the layout's dtypes or, exact, float32.
+// It goes through the host for an adapter, whose many small tensors would take a backend long to compile.
+func (l layout) unpack(b compute.Backend, flat *tensors.Tensor, exact bool, set models.Weights) error {
+	if len(l.names) > 1 {
+		values, err := tensors.CopyFlatData[float32](flat)
+		if err != nil {
+			return fmt.Errorf("unpack weights: %w", err)
+		}
+		for i, name := range l.names {
+			set[name] = tensors.FromFlatDataAndDimensions(slices.Clone(values[l.at[i]:l.at[i+1]]), l.dims[i]...)
+		}
+		return nil
+	}
+	dtype := l.dtypes[0]
+	if exact {
+		dtype = dtypes.Float32
+	}
+	unpack := models.Shared(b, "unpack", fmt.Sprint(l.dims, dtype), func(sets []models.NodeSet, _ []*Node) ([]models.NodeSet, []*Node) {
+		return []models.NodeSet{{"w": ConvertDType(Reshape(sets[0]["w"], l.dims[0]...), dtype)}}, nil
+	})
+	sets, _, err := unpack.Call([]models.Arg{{Set: models.Weights{"w": flat}}})
+	if err != nil {
+		return fmt.Errorf("unpack %s: %w", l.names[0], err)
+	}
+	set[l.names[0]] = sets[0]["w"]
+	return nil
 }
 
 // dropHostCopies frees the copies that reading device tensors leaves on the host.

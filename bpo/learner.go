@@ -87,26 +87,17 @@ func (l *learner) policy(b compute.Backend, name string, exact bool) (models.Pol
 // policyOf is the policy that flat vectors like the learner's stand for.
 func (l *learner) policyOf(b compute.Backend, name string, w models.Weights, exact bool) (models.Policy, error) {
 	p := models.Policy{Name: name, Base: l.start.Base, Override: l.start.Override}
-	unpack := models.Shared(b, "unpack", fmt.Sprintf("%v %v", l.blocks, exact), func(sets []models.NodeSet, _ []*Node) ([]models.NodeSet, []*Node) {
-		out := models.NodeSet{}
-		for _, block := range l.blocks {
-			for i, x := range block.cut(sets[0][block.name]) {
-				if !exact {
-					x = ConvertDType(x, block.dtypes[i])
-				}
-				out[block.names[i]] = x
-			}
+	set := models.Weights{}
+	for _, block := range l.blocks {
+		if err := block.unpack(b, w[block.name], exact, set); err != nil {
+			set.Finalize()
+			return p, err
 		}
-		return []models.NodeSet{out}, nil
-	})
-	sets, _, err := unpack.Call([]models.Arg{{Set: w}})
-	if err != nil {
-		return p, fmt.Errorf("unpack weights: %w", err)
 	}
 	if l.full {
-		p.Override = sets[0]
+		p.Override = set
 	} else {
-		p.Adapter = &models.Adapter{LoRA: l.start.Adapter.LoRA, Weights: sets[0]}
+		p.Adapter = &models.Adapter{LoRA: l.start.Adapter.LoRA, Weights: set}
 	}
 	return p, nil
 }
@@ -184,11 +175,7 @@ func newTrainer(b compute.Backend, c models.Config, like *learner, obj objective
 		return []models.NodeSet{sums}, append([]*Node{loss, square}, metrics...)
 	})
 	t.zeros = models.Shared(b, "zeros", "", func(sets []models.NodeSet, _ []*Node) ([]models.NodeSet, []*Node) {
-		out := models.NodeSet{}
-		for name, x := range sets[0] {
-			out[name] = ZerosLike(x)
-		}
-		return []models.NodeSet{out}, nil
+		return []models.NodeSet{{flatSums: ZerosLike(sets[0][flatWeights])}}, nil
 	})
 
 	// update: a block's set {weights, sums, state…}, donated; inputs lr, the clipping factor, the rule's scalars.
@@ -246,11 +233,13 @@ func (t *trainer) step(l *learner, rows []example, step int, seed uint64) (stepR
 	sums := models.Weights{}
 	defer func() { sums.Finalize() }()
 	if t.Micro < t.Batch {
-		sets, _, err := t.zeros.Call([]models.Arg{{Set: l.w}})
-		if err != nil {
-			return res, err
+		for _, block := range l.blocks {
+			sets, _, err := t.zeros.Call([]models.Arg{{Set: models.Weights{flatWeights: l.w[block.name]}}})
+			if err != nil {
+				return res, err
+			}
+			sums[block.name] = sets[0][flatSums]
 		}
-		sums = sets[0]
 	}
 	var bad []string
 	square := 0.0
