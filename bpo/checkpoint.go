@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 
+	"gobpo/internal/atomicfile"
 	"gobpo/models"
 	"gobpo/models/weights"
 )
@@ -143,14 +144,16 @@ func (r *run) save(learners []*learner, behavior versioned, ref *reference, step
 		if err != nil {
 			return err
 		}
-		return writeSynced(filepath.Join(tmp, stateFile), append(text, '\n'))
+		return atomicfile.WriteBytes(filepath.Join(tmp, stateFile), append(text, '\n'))
 	}
 	if err := write(); err != nil {
 		return errors.Join(fmt.Errorf("checkpoint %s: %w", final, err), os.RemoveAll(tmp))
 	}
-	if err := errors.Join(syncDir(tmp), os.RemoveAll(final), os.Rename(tmp, final), syncDir(root)); err != nil {
+	atomicfile.SyncDir(tmp)
+	if err := errors.Join(os.RemoveAll(final), os.Rename(tmp, final)); err != nil {
 		return fmt.Errorf("checkpoint %s: %w", final, err)
 	}
+	atomicfile.SyncDir(root)
 	steps, err := checkpoints(r.setup.Dir)
 	for _, old := range steps[:max(0, len(steps)-keepCheckpoints)] {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(root, old)))
@@ -246,21 +249,4 @@ func checkpoints(dir string) ([]string, error) {
 	}
 	slices.Sort(steps)
 	return steps, nil
-}
-
-func writeSynced(path string, text []byte) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(text)
-	return errors.Join(err, f.Sync(), f.Close())
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	"github.com/parquet-go/parquet-go"
+
+	"gobpo/internal/atomicfile"
 )
 
 const (
@@ -23,14 +25,14 @@ const (
 // syncs and renames. Every error names the path; after one the temporary file
 // is gone and the Writer is dead.
 type Writer[T Record] struct {
-	path, tmp string
-	f         *os.File
-	buf       *bufio.Writer
-	pw        *parquet.GenericWriter[T]
-	pending   []T
-	rows      int64
-	err       error
-	done      bool
+	path    string
+	f       *atomicfile.File
+	buf     *bufio.Writer
+	pw      *parquet.GenericWriter[T]
+	pending []T
+	rows    int64
+	err     error
+	done    bool
 }
 
 // Create starts a file at path, making its directory. meta is added to the
@@ -39,8 +41,7 @@ func Create[T Record](path string, meta map[string]string) (*Writer[T], error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o777); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	tmp := filepath.Join(filepath.Dir(path), fmt.Sprintf(".%s.tmp-%d-%s", filepath.Base(path), os.Getpid(), tempSuffix()))
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o666)
+	f, err := atomicfile.Create(path)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
@@ -56,7 +57,7 @@ func Create[T Record](path string, meta map[string]string) (*Writer[T], error) {
 			options = append(options, parquet.KeyValueMetadata(k, meta[k]))
 		}
 	}
-	w := &Writer[T]{path: path, tmp: tmp, f: f, buf: bufio.NewWriterSize(f, bytesPerWrite)}
+	w := &Writer[T]{path: path, f: f, buf: bufio.NewWriterSize(f, bytesPerWrite)}
 	w.pw = parquet.NewGenericWriter[T](w.buf, options...)
 	return w, nil
 }
@@ -117,7 +118,7 @@ func (w *Writer[T]) complete() error {
 	if err := w.flush(); err != nil {
 		return err
 	}
-	for _, step := range []func() error{w.pw.Close, w.buf.Flush, w.f.Sync, w.f.Close} {
+	for _, step := range []func() error{w.pw.Close, w.buf.Flush, w.f.Complete} {
 		if err := step(); err != nil {
 			return w.fail(err)
 		}
@@ -127,11 +128,10 @@ func (w *Writer[T]) complete() error {
 
 // commit puts the completed file at its path.
 func (w *Writer[T]) commit() error {
-	if err := os.Rename(w.tmp, w.path); err != nil {
+	if err := w.f.Put(); err != nil {
 		return w.fail(err)
 	}
 	w.done = true
-	syncDir(filepath.Dir(w.path))
 	return nil
 }
 
@@ -140,8 +140,7 @@ func (w *Writer[T]) commit() error {
 func (w *Writer[T]) Abort() {
 	if !w.done {
 		w.done = true
-		w.f.Close()
-		os.Remove(w.tmp)
+		w.f.Abort()
 	}
 }
 

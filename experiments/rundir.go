@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+
+	"gobpo/internal/atomicfile"
 )
 
 // State of a run, as its manifest has it.
@@ -143,36 +145,9 @@ func writeJSON(path string, v any) error {
 
 // WriteFile replaces a file in one step: whoever reads it, after a crash at any moment too, sees the old bytes or
 // the new ones.
-func WriteFile(path string, raw []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
-	if err != nil {
+func WriteFile(path string, raw []byte) error {
+	if err := atomicfile.WriteBytes(path, raw); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			f.Close()
-			os.Remove(f.Name())
-			err = fmt.Errorf("write %s: %w", path, err)
-		}
-	}()
-	if _, err = f.Write(raw); err != nil {
-		return err
-	}
-	if err = f.Chmod(0o644); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return err
-	}
-	if d, derr := os.Open(filepath.Dir(path)); derr == nil { // makes the rename durable where the system can
-		_ = d.Sync()
-		d.Close()
 	}
 	return nil
 }

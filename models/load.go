@@ -1,6 +1,7 @@
 package models
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -16,6 +17,7 @@ import (
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/tensors"
 
+	"gobpo/internal/atomicfile"
 	"gobpo/models/tokenizer"
 	"gobpo/models/weights"
 )
@@ -198,6 +200,11 @@ func (m *Model) Save(dir string) error {
 		return fmt.Errorf("save %s: %w", dir, err)
 	}
 	files := map[string][]byte{"config.json": config}
+	if len(m.EOS) > 0 {
+		if files["generation_config.json"], err = json.MarshalIndent(generation{m.EOS}, "", "  "); err != nil {
+			return fmt.Errorf("save %s: %w", dir, err)
+		}
+	}
 	if m.Tokenizer != nil {
 		if files["tokenizer.json"], err = m.Tokenizer.MarshalJSON(); err != nil {
 			return fmt.Errorf("save %s: tokenizer.json: %w", dir, err)
@@ -207,7 +214,7 @@ func (m *Model) Save(dir string) error {
 		}
 	}
 	for name, content := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+		if err := atomicfile.WriteBytes(filepath.Join(dir, name), content); err != nil {
 			return fmt.Errorf("save model: %w", err)
 		}
 	}

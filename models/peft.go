@@ -11,6 +11,7 @@ import (
 
 	"github.com/gomlx/compute/dtypes"
 
+	"gobpo/internal/atomicfile"
 	"gobpo/models/weights"
 )
 
@@ -128,7 +129,7 @@ func (a *Adapter) Save(dir string) error {
 	if err != nil {
 		return fmt.Errorf("save adapter %s: %w", dir, err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "adapter_config.json"), raw, 0o644); err != nil {
+	if err := atomicfile.WriteBytes(filepath.Join(dir, "adapter_config.json"), raw); err != nil {
 		return fmt.Errorf("save adapter: %w", err)
 	}
 	named := Weights{}

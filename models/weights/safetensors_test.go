@@ -23,6 +23,7 @@ import (
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 
+	"gobpo/internal/atomicfile"
 	"gobpo/models/backend/backendtest"
 )
 
@@ -179,7 +180,7 @@ func TestWriteRefuses(t *testing.T) {
 		}
 	}
 	// A write that fails in the middle, as on a full disk, leaves the old file and nothing else.
-	err := writeAtomic(path, func(w io.Writer) error {
+	err := atomicfile.Write(path, func(w io.Writer) error {
 		_, err := w.Write([]byte("half"))
 		return errors.Join(err, errors.New("disk full"))
 	})

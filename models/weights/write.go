@@ -8,18 +8,18 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/gomlx/core/tensors"
+
+	"gobpo/internal/atomicfile"
 )
 
 // Write writes a safetensors file in one step: into a temporary file beside path, synced, then renamed. Whatever
 // fails, path is either what it was or complete. The same tensors and metadata give the same bytes.
 func Write(path string, set map[string]*tensors.Tensor, metadata map[string]string) error {
-	err := writeAtomic(path, func(w io.Writer) error { return encode(w, set, metadata) })
+	err := atomicfile.Write(path, func(w io.Writer) error { return encode(w, set, metadata) })
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -88,33 +88,6 @@ func encode(w io.Writer, set map[string]*tensors.Tensor, metadata map[string]str
 		if err := errors.Join(err, writeErr); err != nil {
 			return fmt.Errorf("tensor %q: %w", name, err)
 		}
-	}
-	return nil
-}
-
-func writeAtomic(path string, write func(io.Writer) error) error {
-	dir := filepath.Dir(path)
-	tmp, err := os.CreateTemp(dir, "."+filepath.Base(path)+".tmp-")
-	if err != nil {
-		return err
-	}
-	defer os.Remove(tmp.Name()) // no-op once renamed
-	defer tmp.Close()
-	if err := write(tmp); err != nil {
-		return err
-	}
-	if err := errors.Join(tmp.Chmod(0o644), tmp.Sync()); err != nil {
-		return err
-	}
-	if err := tmp.Close(); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	if d, err := os.Open(dir); err == nil { // makes the rename last; not every system can sync a directory
-		d.Sync()
-		d.Close()
 	}
 	return nil
 }
