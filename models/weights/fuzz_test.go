@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/gomlx/compute/dtypes"
@@ -49,6 +50,11 @@ func FuzzSafetensors(f *testing.F) {
 		}
 		file := File{entries: entries}
 		for name := range entries {
+			// Whatever has a float dtype can be read as weights.
+			err := file.Read(name, make([]float32, entries[name].shape.Size()))
+			if dtype := entries[name].shape.DType; (err == nil) != (toFloat32[dtype] != nil) {
+				t.Errorf("%q, %s: read: %v", name, dtype, err)
+			}
 			if x, err := file.Tensor(name); err == nil {
 				x.MustFinalizeAll()
 			} else if entries[name].shape.DType != dtypes.Bool {
@@ -83,6 +89,27 @@ func FuzzGGUF(f *testing.F) {
 			}
 			if err := dequantize(make([]bfloat16.BFloat16, x.count), src, x, q); err != nil {
 				t.Errorf("%q: accepted, and yet: %v", name, err)
+			}
+		}
+	})
+}
+
+// What the index reader accepts names only files below the index's directory.
+func FuzzIndex(f *testing.F) {
+	f.Add([]byte(`{"metadata":{"total_size":16},"weight_map":{"a":"m-1.safetensors","b":"m-2.safetensors"}}`))
+	f.Add([]byte(`{"weight_map":{"a":"../x","a":"y"}}`))
+	f.Add([]byte(`{"weight_map":{"":"d/../../x"}}`))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		shards, err := parseIndex(text)
+		if err != nil {
+			return
+		}
+		if len(shards) == 0 {
+			t.Error("no tensors")
+		}
+		for name, shard := range shards {
+			if path := filepath.Join("/base", shard); !filepath.IsLocal(shard) || !strings.HasPrefix(path, "/base/") && path != "/base" {
+				t.Errorf("tensor %q is in %q", name, shard)
 			}
 		}
 	})

@@ -6,7 +6,6 @@
 package weights
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -102,31 +101,25 @@ func (f *File) openIndex(path string) error {
 	if err != nil {
 		return fmt.Errorf("safetensors: %w", err)
 	}
-	var index struct {
-		WeightMap map[string]string `json:"weight_map"`
-	}
-	if err := json.Unmarshal(data, &index); err != nil {
+	shards, err := parseIndex(data)
+	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if len(index.WeightMap) == 0 {
-		return fmt.Errorf("%s: no weight_map", path)
-	}
-	for _, shard := range slices.Compact(slices.Sorted(maps.Values(index.WeightMap))) {
-		if !filepath.IsLocal(shard) {
-			return fmt.Errorf("%s: shard %q lies outside the index's directory", path, shard)
-		}
+	for _, shard := range slices.Compact(slices.Sorted(maps.Values(shards))) {
 		if err := f.openShard(filepath.Join(filepath.Dir(path), shard)); err != nil {
-			return err
+			return fmt.Errorf("%s: %w", path, err)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(index.WeightMap)) {
-		want := filepath.Join(filepath.Dir(path), index.WeightMap[name])
-		if e, ok := f.entries[name]; !ok || e.file != want {
+	for _, name := range slices.Sorted(maps.Keys(shards)) {
+		want := filepath.Join(filepath.Dir(path), shards[name])
+		if e, ok := f.entries[name]; !ok {
 			return fmt.Errorf("%s: tensor %q is not in %s", path, name, want)
+		} else if e.file != want {
+			return fmt.Errorf("%s: tensor %q is not in %s, but in %s", path, name, want, e.file)
 		}
 	}
 	for _, name := range f.Names() {
-		if _, ok := index.WeightMap[name]; !ok {
+		if _, ok := shards[name]; !ok {
 			return fmt.Errorf("%s: %s holds tensor %q, which the index does not list", path, f.entries[name].file, name)
 		}
 	}

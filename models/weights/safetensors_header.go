@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"math"
+	"path/filepath"
 	"slices"
 
 	"github.com/gomlx/compute/shapes"
@@ -98,6 +99,38 @@ func decodeObject(text []byte) (map[string]json.RawMessage, error) {
 		return nil, fmt.Errorf("%d bytes follow the JSON object", len(rest))
 	}
 	return fields, nil
+}
+
+// parseIndex reads a model.safetensors.index.json: the shard, a path below the index's directory, of every tensor.
+func parseIndex(text []byte) (map[string]string, error) {
+	var index struct {
+		WeightMap json.RawMessage `json:"weight_map"`
+	}
+	if err := json.Unmarshal(text, &index); err != nil {
+		return nil, err
+	}
+	if index.WeightMap == nil {
+		return nil, errors.New("no weight_map")
+	}
+	fields, err := decodeObject(index.WeightMap)
+	if err != nil {
+		return nil, fmt.Errorf("weight_map: %w", err)
+	}
+	if len(fields) == 0 {
+		return nil, errors.New("weight_map lists no tensors")
+	}
+	shards := make(map[string]string, len(fields))
+	for name, raw := range fields {
+		var shard string
+		if err := json.Unmarshal(raw, &shard); err != nil || shard == "" {
+			return nil, fmt.Errorf("weight_map: tensor %q: %.60s is not a file name", name, raw)
+		}
+		if !filepath.IsLocal(shard) {
+			return nil, fmt.Errorf("weight_map: tensor %q: shard %q lies outside the index's directory", name, shard)
+		}
+		shards[name] = filepath.Clean(shard)
+	}
+	return shards, nil
 }
 
 func noEOF(err error) error {
