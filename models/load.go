@@ -88,14 +88,43 @@ func (m *Model) checkTokens() error {
 	return nil
 }
 
-func (m *Model) loadHF(dir string, p *placer) error {
-	path := filepath.Join(dir, "config.json")
-	raw, err := os.ReadFile(path)
+// ReadConfig reads the configuration of a checkpoint that Load takes, and none of its weights.
+func ReadConfig(path string) (Config, error) {
+	info, err := os.Stat(path)
 	if err != nil {
-		return fmt.Errorf("load model: %w%s", err, hint(dir))
+		return Config{}, fmt.Errorf("load model: %w", err)
 	}
-	if m.Config, err = parseHFConfig(raw); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
+	if info.IsDir() {
+		c, _, err := readHFConfig(path)
+		return c, err
+	}
+	g, err := weights.OpenGGUF(path)
+	if err != nil {
+		return Config{}, err
+	}
+	defer g.Close()
+	c, err := ggufConfig(g)
+	if err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	return c, err
+}
+
+func readHFConfig(dir string) (c Config, raw []byte, err error) {
+	path := filepath.Join(dir, "config.json")
+	if raw, err = os.ReadFile(path); err != nil {
+		return c, nil, fmt.Errorf("load model: %w%s", err, hint(dir))
+	}
+	if c, err = parseHFConfig(raw); err != nil {
+		err = fmt.Errorf("%s: %w", path, err)
+	}
+	return c, raw, err
+}
+
+func (m *Model) loadHF(dir string, p *placer) (err error) {
+	var raw []byte
+	if m.Config, raw, err = readHFConfig(dir); err != nil {
+		return err
 	}
 	// The small files come first: what is wrong with them is known before gigabytes are read.
 	if err := m.loadTokenizer(dir); err != nil {

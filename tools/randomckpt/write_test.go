@@ -1,0 +1,104 @@
+package main
+
+import (
+	"bytes"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/tensors"
+
+	"gobpo/models"
+)
+
+func TestCheckpointLoads(t *testing.T) {
+	hashes := map[string]string{}
+	for _, c := range []checkpoint{
+		{like: "llama-tiny", dtype: "float32", shardMB: 1 << 10, seed: 1},
+		{like: "llama-tiny", dtype: "float32", shardMB: 0, seed: 1}, // a shard for every tensor
+		{like: "llama-tiny", dtype: "float32", shardMB: 1 << 10, seed: 2},
+		{like: "llama-tiny", dtype: "bfloat16", shardMB: 1 << 10, seed: 1},
+		{like: "llama-tiny", dtype: "float16", shardMB: 1 << 10, seed: 1},
+	} {
+		c.dir = t.TempDir()
+		total, err := c.write()
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := models.Load(c.dir, dtypes.Float32)
+		if err != nil {
+			t.Fatal(err)
+		}
+		width := map[string]int64{"float32": 4, "bfloat16": 2, "float16": 2}[c.dtype]
+		if n := int64(m.Base.NumParams()); n*width != total {
+			t.Errorf("%+v: %d bytes for %d numbers", c, total, n)
+		}
+		if m.Tokenizer == nil || len(m.Stop()) != 1 || m.Stop()[0] != m.Tokenizer.EOS() {
+			t.Errorf("%+v: stops at %v", c, m.Stop())
+		}
+		hashes[c.dtype+string(rune('0'+c.seed))+map[bool]string{true: "sharded"}[c.shardMB == 0]] = m.Base.Hash()
+		embed := tensors.MustCopyFlatData[float32](m.Base["model.embed_tokens.weight"])
+		var sum, squares float64
+		for _, x := range embed {
+			sum, squares = sum+float64(x), squares+float64(x*x)
+		}
+		n := float64(len(embed))
+		if mean, std := sum/n, math.Sqrt(squares/n); math.Abs(mean) > 1e-3 || math.Abs(std-0.02) > 1e-3 {
+			t.Errorf("%+v: mean %g, deviation %g, want 0 and 0.02", c, mean, std)
+		}
+		if norm := tensors.MustCopyFlatData[float32](m.Base["model.norm.weight"]); norm[0] != 1 {
+			t.Errorf("%+v: a norm of %g", c, norm[0])
+		}
+	}
+	if hashes["float321"] != hashes["float321sharded"] {
+		t.Error("shards change the weights")
+	}
+	if hashes["float321"] == hashes["float322"] {
+		t.Error("the seed does not")
+	}
+}
+
+func TestCheckpointIsReproducible(t *testing.T) {
+	var files [2][]byte
+	for i := range files {
+		c := checkpoint{like: "llama-tiny", dtype: "bfloat16", shardMB: 1, dir: t.TempDir()}
+		if _, err := c.write(); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if files[i], err = os.ReadFile(filepath.Join(c.dir, "model.safetensors")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !bytes.Equal(files[0], files[1]) {
+		t.Error("two runs differ")
+	}
+}
+
+func TestSplit(t *testing.T) {
+	all := map[string]shapes.Shape{}
+	for _, name := range []string{"a", "b", "c", "d"} {
+		all[name] = shapes.Make(dtypes.Float32, 10)
+	}
+	all["c"] = shapes.Make(dtypes.Float32, 100) // more than a shard holds
+	got := split(all, 80)
+	if len(got) != 3 || len(got[0]) != 2 || len(got[1]) != 1 || len(got[2]) != 1 {
+		t.Errorf("shards %v", got)
+	}
+}
+
+func TestRefuses(t *testing.T) {
+	for want, c := range map[string]checkpoint{
+		`--like: "x"`:  {like: "x", dtype: "float32"},
+		`--dtype: "y"`: {like: "llama-tiny", dtype: "y"},
+	} {
+		c.dir = t.TempDir()
+		if _, err := c.write(); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want %q", err, want)
+		}
+	}
+}
