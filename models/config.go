@@ -1,73 +1,90 @@
-// Package models is a decoder-only transformer (Llama family) as gomlx graphs over named weight sets: the forward pass,
-// LoRA adapters and their merges, completion scoring, and loading from Hugging Face directories and GGUF files.
+// Package models is a decoder-only transformer as gomlx graphs over named weight sets: one forward pass for the families
+// of family.go, LoRA adapters and their merges, completion scoring, and loading from Hugging Face directories and GGUF
+// files.
 //
-// Weights keep their Hugging Face names and layout everywhere: linear weights are [out, in].
+// Weights keep their Hugging Face names and layout everywhere: linear weights are [out, in] (GPT-2's are [in, out]),
+// fused projections stay fused.
 package models
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
 	op "github.com/gomlx/gomlx/core/graph"
 )
 
-// Config is the shape of a model. Architecture "llama" is pre-norm RMSNorm, grouped-query attention with rotary
-// positions (half-split, as Hugging Face), SwiGLU MLP, no biases, tied or untied head.
+// Config is the numbers of a model; its Architecture says what they are numbers of. The zero value of everything below
+// TieEmbeddings is what a plain Llama has.
 type Config struct {
-	Architecture string // "llama"
+	Architecture string // Hugging Face's model_type, one of Architectures
 	VocabSize, HiddenSize, IntermediateSize,
 	NumLayers, NumHeads, NumKVHeads, HeadDim,
-	MaxPositions int
-	RopeTheta, RMSNormEps float64
+	MaxPositions int // the longest text, tokens
+	RopeTheta, RMSNormEps float64 // the rotary base; the epsilon of all norms, LayerNorm too
 	TieEmbeddings         bool
+
+	Activation             string // of the MLP: silu (or empty), gelu, gelu_pytorch_tanh, gelu_new, gelu_fast, relu
+	AttentionBias, MLPBias bool   // where the architecture leaves it open
+	Rope                   Rope
+	RotaryDim              int     // features of a head that turn with the position; 0: all
+	Window                 int     // positions a sliding layer sees, its own included; 0: nothing slides
+	Sliding                []bool  // which layers slide; nil: all, if Window > 0
+	QueryPreAttnScalar     float64 // scores are q·k/√this; 0: HeadDim
+	AttentionCap, LogitCap float64 // scores and logits become cap·tanh(x/cap); 0: no cap
+	ParallelResidual       bool    // attention and MLP read the same stream (GPT-NeoX)
 }
 
-// Validate reports the first impossible setting, naming it.
+// Validate reports the first impossible setting, naming it as config.json does.
 func (c Config) Validate() error {
-	for _, f := range []struct {
-		name string
-		n    int
-	}{{"vocab_size", c.VocabSize}, {"hidden_size", c.HiddenSize}, {"intermediate_size", c.IntermediateSize}, {"num_hidden_layers", c.NumLayers},
-		{"num_attention_heads", c.NumHeads}, {"num_key_value_heads", c.NumKVHeads}, {"head_dim", c.HeadDim}, {"max_position_embeddings", c.MaxPositions}} {
-		if f.n <= 0 {
-			return fmt.Errorf("%s is %d, must be positive", f.name, f.n)
+	f, ok := families[c.Architecture]
+	if !ok {
+		return fmt.Errorf("architecture %q is not supported (one of %s)", c.Architecture, strings.Join(Architectures(), ", "))
+	}
+	for _, key := range f.keys {
+		switch p := c.field(key).(type) {
+		case *int:
+			if *p <= 0 {
+				return fmt.Errorf("%s is %d, must be positive", key, *p)
+			}
+		case *float64:
+			if *p < 0 || *p == 0 && strings.HasSuffix(key, "norm_eps") {
+				return fmt.Errorf("%s is %g, must be positive", key, *p)
+			}
+		case *string:
+			if activations[*p] == nil {
+				return fmt.Errorf("%s: %q is not supported (one of %s)", key, *p, strings.Join(slices.Sorted(maps.Keys(activations))[1:], ", "))
+			}
 		}
 	}
 	switch {
-	case c.Architecture != "llama":
-		return fmt.Errorf("architecture %q is not supported (only llama)", c.Architecture)
-	case c.NumHeads%c.NumKVHeads != 0:
+	case c.NumKVHeads <= 0 || c.NumHeads%c.NumKVHeads != 0:
 		return fmt.Errorf("num_attention_heads %d is not a multiple of num_key_value_heads %d", c.NumHeads, c.NumKVHeads)
-	case c.HeadDim%2 != 0:
-		return fmt.Errorf("head_dim %d is odd: rotary positions need pairs", c.HeadDim)
-	case c.RopeTheta <= 0:
-		return fmt.Errorf("rope_theta is %g, must be positive", c.RopeTheta)
+	case f.byHead && c.NumKVHeads != c.NumHeads:
+		return fmt.Errorf("num_key_value_heads %d: %s has as many as num_attention_heads, %d", c.NumKVHeads, c.Architecture, c.NumHeads)
+	case c.HeadDim <= 0:
+		return fmt.Errorf("head_dim is %d, must be positive", c.HeadDim)
 	case c.RMSNormEps <= 0:
-		return fmt.Errorf("rms_norm_eps is %g, must be positive", c.RMSNormEps)
+		return fmt.Errorf("the norms' epsilon is %g, must be positive", c.RMSNormEps)
+	case f.rope.theta == "" && c.HeadDim*c.NumHeads != c.HiddenSize:
+		return fmt.Errorf("n_embd %d is not a multiple of n_head %d", c.HiddenSize, c.NumHeads)
 	}
-	return nil
-}
-
-const (
-	embedName = "model.embed_tokens.weight"
-	normName  = "model.norm.weight"
-	headName  = "lm_head.weight"
-)
-
-func layerName(layer int, part string) string {
-	return fmt.Sprintf("model.layers.%d.%s.weight", layer, part)
+	if f.positions == "" {
+		if err := c.validateRope(); err != nil {
+			return err
+		}
+	}
+	return c.validateWindows()
 }
 
 // Linear is one linear layer of a transformer block: Module is its short name ("q_proj"), Name its weight's, which is
 // [out, in], or [in, out] if it is Transposed (GPT-2's Conv1D). A bias is named like the weight.
 type Linear struct {
-	Module, Name string
-	Out, In      int
-	Transposed   bool
+	Module, Name     string
+	Out, In          int
+	Bias, Transposed bool
 }
-
-func (l Linear) bias() string { return strings.TrimSuffix(l.Name, "weight") + "bias" }
 
 // apply is the weight times x [in, N], in x's dtype: [out, N].
 func (l Linear) apply(w, x *op.Node) *op.Node {
@@ -77,26 +94,14 @@ func (l Linear) apply(w, x *op.Node) *op.Node {
 	return matmul(w, x)
 }
 
-// modules lists the linear layers of a block in forward order, as (path below the layer, out, in).
-func (c Config) modules() []Linear {
-	q, kv := c.NumHeads*c.HeadDim, c.NumKVHeads*c.HeadDim
-	return []Linear{
-		{Module: "q_proj", Name: "self_attn.q_proj", Out: q, In: c.HiddenSize},
-		{Module: "k_proj", Name: "self_attn.k_proj", Out: kv, In: c.HiddenSize},
-		{Module: "v_proj", Name: "self_attn.v_proj", Out: kv, In: c.HiddenSize},
-		{Module: "o_proj", Name: "self_attn.o_proj", Out: c.HiddenSize, In: q},
-		{Module: "gate_proj", Name: "mlp.gate_proj", Out: c.IntermediateSize, In: c.HiddenSize},
-		{Module: "up_proj", Name: "mlp.up_proj", Out: c.IntermediateSize, In: c.HiddenSize},
-		{Module: "down_proj", Name: "mlp.down_proj", Out: c.HiddenSize, In: c.IntermediateSize},
-	}
-}
-
 // Linears lists every linear layer inside the blocks (not the head), which are the layers an adapter can sit on.
 func (c Config) Linears() []Linear {
-	all := make([]Linear, 0, 7*c.NumLayers)
+	f := c.family()
+	modules := c.modules()
+	all := make([]Linear, 0, len(modules)*max(c.NumLayers, 0))
 	for layer := range c.NumLayers {
-		for _, m := range c.modules() {
-			m.Name = layerName(layer, m.Name)
+		for _, m := range modules {
+			m.Name = f.weight(layer, m.Name)
 			all = append(all, m)
 		}
 	}
@@ -105,16 +110,35 @@ func (c Config) Linears() []Linear {
 
 // Shapes gives the dimensions of every weight of the model, by name.
 func (c Config) Shapes() map[string][]int {
-	dims := map[string][]int{embedName: {c.VocabSize, c.HiddenSize}, normName: {c.HiddenSize}}
+	f := c.family()
+	dims := map[string][]int{f.embedName(): {c.VocabSize, c.HiddenSize}}
 	if !c.TieEmbeddings {
-		dims[headName] = []int{c.VocabSize, c.HiddenSize}
+		dims[f.headName()] = []int{c.VocabSize, c.HiddenSize}
 	}
+	if f.positions != "" {
+		dims[f.positionsName()] = []int{c.MaxPositions, c.HiddenSize}
+	}
+	norm := func(name string, n int) {
+		dims[name] = []int{n}
+		if f.norm == layerNorm {
+			dims[biasName(name)] = []int{n}
+		}
+	}
+	norm(f.finalName(), c.HiddenSize)
+	norms := c.norms()
 	for layer := range c.NumLayers {
-		dims[layerName(layer, "input_layernorm")] = []int{c.HiddenSize}
-		dims[layerName(layer, "post_attention_layernorm")] = []int{c.HiddenSize}
+		for name, n := range norms {
+			norm(f.weight(layer, name), n)
+		}
 	}
 	for _, l := range c.Linears() {
 		dims[l.Name] = []int{l.Out, l.In}
+		if l.Transposed {
+			dims[l.Name] = []int{l.In, l.Out}
+		}
+		if l.Bias {
+			dims[biasName(l.Name)] = []int{l.Out}
+		}
 	}
 	return dims
 }

@@ -23,11 +23,11 @@ var ggufParts = map[string]string{
 func ggufName(name string) (string, bool) {
 	switch name {
 	case "token_embd.weight":
-		return embedName, true
+		return llama.embedName(), true
 	case "output_norm.weight":
-		return normName, true
+		return llama.finalName(), true
 	case "output.weight":
-		return headName, true
+		return llama.headName(), true
 	}
 	var layer int
 	var part string
@@ -35,7 +35,7 @@ func ggufName(name string) (string, bool) {
 		return "", false
 	}
 	hf, ok := ggufParts[strings.TrimSuffix(part, ".weight")]
-	return layerName(layer, hf), ok && strings.HasSuffix(part, ".weight")
+	return llama.weight(layer, hf), ok && strings.HasSuffix(part, ".weight")
 }
 
 func (m *Model) loadGGUF(path string, p *placer) error {
@@ -132,7 +132,7 @@ func ggufConfig(g *weights.GGUF) (Config, error) {
 		return 0
 	}
 	const required = -1
-	c := Config{Architecture: "llama",
+	c := Config{Architecture: "llama", Activation: "silu",
 		NumLayers: int(number("block_count", required)), HiddenSize: int(number("embedding_length", required)),
 		IntermediateSize: int(number("feed_forward_length", required)), NumHeads: int(number("attention.head_count", required)),
 		MaxPositions: int(number("context_length", required)), RMSNormEps: number("attention.layer_norm_rms_epsilon", required),

@@ -6,6 +6,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"testing"
 
@@ -17,6 +18,7 @@ import (
 
 	"gobpo/models/backend/backendtest"
 	"gobpo/models/fetch"
+	"gobpo/models/goldentest"
 )
 
 // shared finds ../shared beside the repository, which holds reference outputs that are not part of it.
@@ -65,8 +67,8 @@ func naiveExec(b compute.Backend, c Config, p Policy) *Exec {
 	return NewExec(b, "naive", func(sets []NodeSet, in []*op.Node) ([]NodeSet, []*op.Node) {
 		n := in[0].Shape().Dim(1)
 		g, params := in[0].Graph(), &Params{Base: sets[0], Adapter: sets[1], LoRA: p.LoRA()}
-		h := c.Hidden(params, in[0], op.Iota(g, shapes.Make(dtypes.Int32, 1, n), 1), func(_ int, q, k, v *op.Node) *op.Node {
-			return Attention(q, Span{Keys(k, 1), Values(v, 1), Causal(g, n)})
+		h := c.Hidden(params, in[0], op.Iota(g, shapes.Make(dtypes.Int32, 1, n), 1), func(layer int, q, k, v *op.Node) *op.Node {
+			return c.Attention(q, Span{Keys(k, 1), Values(v, 1), Causal(g, n, c.window(layer))})
 		})
 		return nil, []*op.Node{c.Logits(params, op.SliceAxis(h, 1, op.AxisElem(n-1)))}
 	})
@@ -80,49 +82,73 @@ func maxDiff(a, b []float32) float64 {
 	return worst
 }
 
-func TestGoldenLlama(t *testing.T) {
-	dir := shared(t, "goldens", "hf", "llama")
-	var want struct {
-		Rows       [][]int32
-		Logps      [][]float32 `json:"next_token_logps"`
-		LoRALogps  [][]float32 `json:"lora_next_token_logps"`
-		LastLogits []float32   `json:"last_logits_row0"`
-	}
-	readJSON(t, filepath.Join(dir, "expected.json"), &want)
-	backendtest.Each(t, func(t *testing.T, b compute.Backend) {
-		m, err := Load(dir, dtypes.Float32)
-		if err != nil {
-			t.Fatal(err)
-		}
-		adapter, err := LoadAdapter(filepath.Join(dir, "lora"), m.Config)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var rows []Row
-		for _, r := range want.Rows {
-			rows = append(rows, Row{Prompt: r[:1], Completions: [][]int32{r[1:]}})
-		}
-		s := NewScorer(b, m.Config, nil)
-		defer s.Finalize()
-		for _, p := range []struct {
-			Policy
-			want [][]float32
-		}{{Policy{Name: "base", Base: m.Base}, want.Logps}, {Policy{Name: "lora", Base: m.Base, Adapter: adapter}, want.LoRALogps}} {
-			got, err := s.LogProbs(context.Background(), p.Policy, rows, len(rows))
+// Every architecture scores as transformers does, with and without an adapter: with prompts of one token (right-padded
+// batch), and with prompts cut where left padding, the border to the completion and windows all matter.
+func TestGoldens(t *testing.T) {
+	for _, g := range goldentest.All(t) {
+		t.Run(g.Name, func(t *testing.T) {
+			m, err := Load(g.Dir, dtypes.Float32)
 			if err != nil {
 				t.Fatal(err)
 			}
-			worst := 0.0
-			for i := range rows {
-				wantClose(t, p.Name, got[i][0], p.want[i], 1e-4)
-				worst = max(worst, maxDiff(got[i][0], p.want[i]))
+			if g.Tensors != nil {
+				if got := m.Config.Shapes(); !reflect.DeepEqual(got, g.Tensors) {
+					t.Errorf("shapes are %v, want %v", got, g.Tensors)
+				}
 			}
-			t.Logf("%s: log-probs off by at most %.2g", p.Name, worst)
-		}
-		logits := lastLogits(t, b, m.Config, Policy{Base: m.Base}, want.Rows[0])
-		wantClose(t, "last logits", logits, want.LastLogits, 1e-4)
-		t.Logf("last logits off by at most %.2g", maxDiff(logits, want.LastLogits))
-	})
+			policies := func() map[string]Policy { // anew for each backend, to which tensors belong
+				m, err := Load(g.Dir, dtypes.Float32)
+				if err != nil {
+					t.Fatal(err)
+				}
+				all := map[string]Policy{"base": {Base: m.Base}}
+				if g.Adapter != "" {
+					a, err := LoadAdapter(g.Adapter, m.Config)
+					if err != nil {
+						t.Fatal(err)
+					}
+					all["lora"] = Policy{Base: m.Base, Adapter: a}
+				}
+				return all
+			}
+			want := map[string][][]float32{"base": g.Logps, "lora": g.LoRALogps}
+			compare := func(t *testing.T, b compute.Backend, p Policy, which string, at func(row []int32) int, width int) {
+				t.Helper()
+				rows := make([]Row, len(g.Rows))
+				for i, r := range g.Rows {
+					n := at(r)
+					rows[i] = Row{r[:n], [][]int32{r[n:], r[n : n+2]}}
+				}
+				s := NewScorer(b, m.Config, func(n int) int { return (n + width - 1) / width * width })
+				defer s.Finalize()
+				got, err := s.LogProbs(context.Background(), p, rows, len(rows))
+				if err != nil {
+					t.Fatal(err)
+				}
+				worst := 0.0
+				for i, r := range g.Rows {
+					tail := want[which][i][at(r)-1:]
+					wantClose(t, which, got[i][0], tail, 1e-4)
+					wantClose(t, which+", a shorter completion beside it", got[i][1], tail[:2], 1e-4)
+					worst = max(worst, maxDiff(got[i][0], tail))
+				}
+				t.Logf("%s: log-probs off by at most %.2g", which, worst)
+			}
+			first := func([]int32) int { return 1 }
+			middle := func(r []int32) int { return len(r)/2 + 1 }
+			b, all := backendtest.Go(t), policies()
+			for which, p := range all {
+				compare(t, b, p, which, first, 40)
+				compare(t, b, p, which, middle, 24)
+				compare(t, b, p, which, middle, 1)
+			}
+			logits := lastLogits(t, b, m.Config, all["base"], g.Rows[0])
+			wantClose(t, "last logits", logits, g.LastLogits, 1e-4)
+			if g.Adapter != "" { // XLA compiles for a second where Go takes none
+				compare(t, backendtest.XLA(t), policies()["lora"], "lora", middle, 24)
+			}
+		})
+	}
 }
 
 // smolLM2 is the real model, or a skip.

@@ -4,13 +4,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"unsafe"
 
 	"github.com/gomlx/compute"
@@ -31,6 +29,7 @@ type Model struct {
 	ChatTemplate string               // Jinja; empty if the checkpoint has none
 	EOS          []int32              // the ids that end a completion, as generation_config.json lists them; see Stop
 	Source       string               // the path it was loaded from
+	configFile   []byte               // the config.json it came with, if any
 }
 
 // Stop lists the tokens that end a completion, sorted: EOS and the tokenizer's own, which ends the texts to learn from.
@@ -114,10 +113,7 @@ func ReadConfig(path string) (Config, error) {
 func readHFConfig(dir string) (c Config, raw []byte, err error) {
 	path := filepath.Join(dir, "config.json")
 	if raw, err = os.ReadFile(path); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			err = fmt.Errorf("%w%s", err, hint(dir))
-		}
-		return c, nil, fmt.Errorf("load model: %w", err)
+		return c, nil, fmt.Errorf("load model: %w%s", err, hint(dir))
 	}
 	if c, err = parseHFConfig(raw); err != nil {
 		err = fmt.Errorf("%s: %w", path, err)
@@ -130,6 +126,7 @@ func (m *Model) loadHF(dir string, p *placer) (err error) {
 	if m.Config, raw, err = readHFConfig(dir); err != nil {
 		return err
 	}
+	m.configFile = raw
 	// The small files come first: what is wrong with them is known before gigabytes are read.
 	if err := m.loadTokenizer(dir); err != nil {
 		return err
@@ -138,29 +135,20 @@ func (m *Model) loadHF(dir string, p *placer) (err error) {
 		return err
 	}
 	file, err := weights.Open(dir)
-	if errors.Is(err, weights.ErrNoWeights) {
-		err = fmt.Errorf("%w%s", err, hint(dir))
-	}
 	if err != nil {
-		return err
+		return fmt.Errorf("%w%s", err, hint(dir))
 	}
 	defer file.Close()
-	found := map[string][]int{}
-	for _, name := range file.Names() {
-		if m.Config.TieEmbeddings && name == headName {
-			continue // some checkpoints store the tied head again
-		}
-		if strings.HasSuffix(name, ".rotary_emb.inv_freq") {
-			continue // old checkpoints store what rope_theta says
-		}
+	found, inFile := map[string][]int{}, map[string]string{}
+	for name, weight := range m.Config.tensorNames(file.Names()) {
 		shape, _ := file.Info(name)
-		found[name] = shape.Dimensions
+		found[weight], inFile[weight] = shape.Dimensions, name
 	}
 	if err := m.Config.checkShapes(found); err != nil {
 		return fmt.Errorf("load %s: %w", dir, err)
 	}
 	for _, name := range slices.Sorted(maps.Keys(found)) {
-		if m.Base[name], err = p.place(found[name], func(flat any) error { return file.Read(name, flat) }); err != nil {
+		if m.Base[name], err = p.place(found[name], func(flat any) error { return file.Read(inFile[name], flat) }); err != nil {
 			return err
 		}
 	}
@@ -231,12 +219,12 @@ func (m *Model) Save(dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("save model: %w", err)
 	}
-	config, err := m.Config.hfJSON(strings.ToLower(m.Base[embedName].DType().String()))
+	config, err := m.configJSON()
 	if err != nil {
 		return fmt.Errorf("save %s: %w", dir, err)
 	}
 	files := map[string][]byte{"config.json": config}
-	if len(m.EOS) > 0 {
+	if len(m.EOS) > 0 || m.configFile != nil { // whose eos_token_id would count otherwise
 		if files["generation_config.json"], err = json.MarshalIndent(generation{m.EOS}, "", "  "); err != nil {
 			return fmt.Errorf("save %s: %w", dir, err)
 		}

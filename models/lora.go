@@ -37,10 +37,7 @@ func (l LoRA) Validate() error {
 	case len(l.Targets) == 0:
 		return fmt.Errorf("targets: empty, name layers or %s", AllLinear)
 	}
-	var known []string
-	for _, m := range (Config{}).modules() {
-		known = append(known, m.Module)
-	}
+	known := moduleNames()
 	for _, t := range l.Targets {
 		if t != AllLinear && !slices.Contains(known, t[strings.LastIndexByte(t, '.')+1:]) {
 			return fmt.Errorf("targets: %q is not one of %s, %s", t, strings.Join(known, ", "), AllLinear)
@@ -138,7 +135,7 @@ func (p *Params) weight(name string) *op.Node {
 // linear is x [in, N] through a linear layer, its bias and its adapter, where it has them: [out, N] in x's dtype.
 func (p *Params) linear(lin Linear, x *op.Node) *op.Node {
 	y := lin.apply(p.weight(lin.Name), x)
-	if b, ok := p.Base[lin.bias()]; ok {
+	if b, ok := p.Base[biasName(lin.Name)]; ok {
 		y = op.Add(y, op.InsertAxes(op.ConvertDType(b, y.DType()), -1))
 	}
 	nameA, nameB := loraNames(lin.Name)

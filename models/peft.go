@@ -30,7 +30,8 @@ type peftConfig struct {
 
 // peftPlain are the keys of a PEFT configuration that may hold anything; every other key must be null, false or empty.
 var peftPlain = []string{"peft_type", "task_type", "r", "lora_alpha", "lora_dropout", "target_modules", "bias", "base_model_name_or_path",
-	"inference_mode", "init_lora_weights", "loftq_config", "megatron_core", "peft_version", "qalora_group_size", "revision", "auto_mapping"}
+	"inference_mode", "init_lora_weights", "loftq_config", "megatron_core", "peft_version", "qalora_group_size", "revision", "auto_mapping",
+	"fan_in_fan_out"} // the last: how the base stores its weights, which it knows itself
 
 // LoadAdapter reads a PEFT LoRA directory (adapter_config.json, adapter_model.safetensors) for a model of this
 // configuration, as float32. Variants that change the computation (DoRA, rank patterns, …) are refused by name.

@@ -30,20 +30,25 @@ func (c *Config) CompletionLogProbs(p Params, prompt, promptMask, completions, c
 	tokens := op.Concatenate([]*op.Node{prompt, op.Reshape(inputs, batch, k*r)}, 1)                   // [B, P+K·R]
 	before, seen := PrefixPositions(promptMask)
 	at := op.Reshape(op.BroadcastToDims(op.Iota(g, shapes.Make(dtypes.Int32, 1, k, r), 2), batch, k, r), batch, k*r)
-	positions := op.Concatenate([]*op.Node{before, op.Add(at, op.MinusOne(promptLength(promptMask)))}, 1)
+	after := op.Add(at, op.MinusOne(promptLength(promptMask))) // [B, K·R]
+	positions := op.Concatenate([]*op.Node{before, after}, 1)
 
-	prefixSees := op.LogicalAnd(op.InsertAxes(seen, 1), Causal(g, width))       // [B, P, P]
-	prefixSeen := op.BroadcastToDims(op.InsertAxes(seen, 1), batch, k*r, width) // [B, K·R, P]
-	ownSees := op.BroadcastToDims(op.InsertAxes(Causal(g, r), 1), batch, k, r, r)
-	ownSees = op.Reshape(ownSees, batch, k*r, r)
-	attend := func(_ int, q, key, value *op.Node) *op.Node {
+	masks := c.LayerMasks(width+r, func(window int) []*op.Node {
+		own := op.BroadcastToDims(op.InsertAxes(Causal(g, r, window), 1), batch, k, r, r)
+		return []*op.Node{
+			op.LogicalAnd(op.InsertAxes(seen, 1), Causal(g, width, window)),                            // [B, P, P]
+			Near(op.BroadcastToDims(op.InsertAxes(seen, 1), batch, k*r, width), after, before, window), // [B, K·R, P]
+			op.Reshape(own, batch, k*r, r)}
+	})
+	attend := func(layer int, q, key, value *op.Node) *op.Node {
+		sees := masks(layer)
 		prompts := func(x *op.Node) *op.Node { return op.SliceAxis(x, 3, op.AxisRange(0, width)) }
 		forks := func(x *op.Node) *op.Node { return op.SliceAxis(x, 3, op.AxisRange(width)) }
 		shared := Span{K: Keys(prompts(key), 1), V: Values(prompts(value), 1)}
-		own := Span{Keys(forks(key), k), Values(forks(value), k), ownSees}
+		own := Span{Keys(forks(key), k), Values(forks(value), k), sees[2]}
 		joined := op.Concatenate([]*op.Node{
-			op.Reshape(Attention(prompts(q), Span{shared.K, shared.V, prefixSees}), c.NumHeads*c.HeadDim, batch, width),
-			op.Reshape(Attention(forks(q), Span{shared.K, shared.V, prefixSeen}, own), c.NumHeads*c.HeadDim, batch, k*r)}, 2)
+			op.Reshape(c.Attention(prompts(q), Span{shared.K, shared.V, sees[0]}), c.NumHeads*c.HeadDim, batch, width),
+			op.Reshape(c.Attention(forks(q), Span{shared.K, shared.V, sees[1]}, own), c.NumHeads*c.HeadDim, batch, k*r)}, 2)
 		return op.Reshape(joined, c.NumHeads*c.HeadDim, batch*(width+k*r))
 	}
 	hidden := c.Hidden(&p, tokens, positions, attend) // [hidden, B·(P+K·R)]
@@ -78,5 +83,5 @@ func (c *Config) tokenLogProbs(p *Params, hidden, targets *op.Node) *op.Node {
 	rows := op.Transpose(op.Gather(c.head(p), op.InsertAxes(targets, -1)), 0, 1) // [hidden, N]
 	highest := op.StopGradient(op.ReduceAndKeep(logits, op.ReduceMax, 0))
 	logSum := op.Add(op.Squeeze(highest, 0), op.Log(op.ReduceSum(op.Exp(op.Sub(logits, highest)), 0)))
-	return op.Sub(op.ReduceSum(op.Mul(f32(hidden), f32(rows)), 0), logSum)
+	return op.Sub(softCap(op.ReduceSum(op.Mul(f32(hidden), f32(rows)), 0), c.LogitCap), logSum)
 }

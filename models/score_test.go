@@ -16,7 +16,7 @@ import (
 
 // tiny is a model small enough for the Go backend, with grouped queries and an untied head.
 var tiny = Config{Architecture: "llama", VocabSize: 37, HiddenSize: 16, IntermediateSize: 24, NumLayers: 2, NumHeads: 4,
-	NumKVHeads: 2, HeadDim: 4, MaxPositions: 512, RopeTheta: 10000, RMSNormEps: 1e-6}
+	NumKVHeads: 2, HeadDim: 4, MaxPositions: 512, RopeTheta: 10000, RMSNormEps: 1e-6, Activation: "silu"}
 
 var tinyLoRA = LoRA{Rank: 3, Alpha: 6, Targets: []string{AllLinear}}
 

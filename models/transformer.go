@@ -4,7 +4,6 @@ import (
 	"math"
 
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
 	op "github.com/gomlx/gomlx/core/graph"
 )
 
@@ -18,137 +17,199 @@ type Attend func(layer int, q, k, v *op.Node) *op.Node
 // Hidden runs the blocks and the final norm: tokens [B, S] int32 at positions [B, S] int32, to [hidden, B·S] in the
 // base weights' dtype. Norms, rotary angles and softmax are float32 whatever that dtype is.
 func (c *Config) Hidden(p *Params, tokens, positions *op.Node, attend Attend) *op.Node {
-	batch, seq := tokens.Shape().Dim(0), tokens.Shape().Dim(1)
-	x := op.Transpose(op.Gather(p.weight(embedName), op.Reshape(tokens, batch*seq, 1)), 0, 1) // [hidden, B·S]
-	cos, sin := c.rotary(positions)                                                           // [dim/2, B·S]
-	heads := func(y *op.Node, n int) *op.Node { return op.Reshape(y, n, c.HeadDim, batch*seq) }
-	split := func(y *op.Node) *op.Node { return op.Reshape(y, y.Shape().Dim(0), c.HeadDim, batch, seq) }
+	f := c.family()
+	rows := func(table string, at *op.Node) *op.Node { // [hidden, B·S]
+		return op.Transpose(op.Gather(p.weight(table), op.Reshape(at, at.Shape().Size(), 1)), 0, 1)
+	}
+	x := rows(f.embedName(), tokens)
+	if f.scaled {
+		x = op.MulScalar(x, math.Sqrt(float64(c.HiddenSize))) // rounded to x's dtype, as Hugging Face
+	}
+	var turn func(x *op.Node) *op.Node
+	if f.positions != "" {
+		x = op.Add(x, rows(f.positionsName(), positions))
+	} else {
+		cos, sin := c.rotary(positions) // [rotary/2, B·S]
+		turn = func(x *op.Node) *op.Node { return rotate(x, cos, sin) }
+	}
 	for layer := range c.NumLayers {
 		if p.Checkpointing {
 			x = x.Checkpoint()
 		}
-		weight := func(part string) string { return layerName(layer, part) }
-		linear := func(part string) Linear { return Linear{Name: weight(part)} }
-		h := c.norm(p, weight("input_layernorm"), x)
-		q := rotate(heads(p.linear(linear("self_attn.q_proj"), h), c.NumHeads), cos, sin)
-		k := rotate(heads(p.linear(linear("self_attn.k_proj"), h), c.NumKVHeads), cos, sin)
-		v := heads(p.linear(linear("self_attn.v_proj"), h), c.NumKVHeads)
-		x = op.Add(x, p.linear(linear("self_attn.o_proj"), attend(layer, split(q), split(k), split(v))))
-
-		h = c.norm(p, weight("post_attention_layernorm"), x)
-		gate := p.linear(linear("mlp.gate_proj"), h)
-		h = op.Mul(op.Mul(gate, op.Sigmoid(gate)), p.linear(linear("mlp.up_proj"), h))
-		x = op.Add(x, p.linear(linear("mlp.down_proj"), h))
+		x = c.block(p, layer, x, turn, func(q, k, v *op.Node) *op.Node {
+			split := func(y *op.Node) *op.Node {
+				return op.Reshape(y, append(y.Shape().Dimensions[:2:2], tokens.Shape().Dimensions...)...)
+			}
+			return attend(layer, split(q), split(k), split(v))
+		})
 	}
 	if p.Checkpointing {
 		x = x.StopCheckpoint()
 	}
-	return c.norm(p, normName, x)
+	return c.norm(p, f.finalName(), x)
+}
+
+// block is one layer: x [hidden, N] to [hidden, N]. turn rotates queries and keys [heads, dim, N]; nil: it does not.
+func (c *Config) block(p *Params, layer int, x *op.Node, turn func(x *op.Node) *op.Node, attend func(q, k, v *op.Node) *op.Node) *op.Node {
+	f := c.family()
+	norm := func(part string, x *op.Node) *op.Node {
+		if part == "" {
+			return x
+		}
+		return c.norm(p, f.weight(layer, part), x)
+	}
+	linear := func(part string, x *op.Node) *op.Node {
+		return p.linear(Linear{Name: f.weight(layer, part), Transposed: f.transposed}, x)
+	}
+	h := norm(f.attnNorm, x)
+	q, k, v := c.project(func(part string) *op.Node { return linear(part, h) })
+	q, k = norm(f.qNorm, q), norm(f.kNorm, k)
+	if turn != nil {
+		q, k = turn(q), turn(k)
+	}
+	attended := norm(f.attnPost, linear(f.out, attend(q, k, v)))
+	if !c.ParallelResidual {
+		x = op.Add(x, attended)
+	}
+	h = norm(f.mlpNorm, x)
+	up := make([]*op.Node, len(f.up))
+	for i, part := range f.up {
+		up[i] = linear(part, h)
+	}
+	if f.gated && len(up) == 1 {
+		up = cut(up[0], c.IntermediateSize, c.IntermediateSize)
+	}
+	h = activations[c.Activation](up[0])
+	if f.gated {
+		h = op.Mul(h, up[1])
+	}
+	x = op.Add(x, norm(f.mlpPost, linear(f.down, h)))
+	if c.ParallelResidual {
+		x = op.Add(x, attended)
+	}
+	return x
+}
+
+// project makes queries, keys and values [heads, dim, N], whether their projections are three or fused.
+func (c *Config) project(linear func(part string) *op.Node) (q, k, v *op.Node) {
+	f := c.family()
+	heads := func(y *op.Node, n int) *op.Node { return op.Reshape(y, n, c.HeadDim, y.Shape().Dim(-1)) }
+	var parts []*op.Node
+	switch {
+	case f.byHead: // [heads, q k v of dim, N]
+		y := linear(f.qkv[0])
+		y = op.Reshape(y, c.NumHeads, 3, c.HeadDim, y.Shape().Dim(-1))
+		for i := range 3 {
+			parts = append(parts, op.Squeeze(op.SliceAxis(y, 1, op.AxisElem(i)), 1))
+		}
+		return parts[0], parts[1], parts[2]
+	case len(f.qkv) == 1:
+		kv := c.NumKVHeads * c.HeadDim
+		parts = cut(linear(f.qkv[0]), c.NumHeads*c.HeadDim, kv, kv)
+	default:
+		for _, part := range f.qkv {
+			parts = append(parts, linear(part))
+		}
+	}
+	return heads(parts[0], c.NumHeads), heads(parts[1], c.NumKVHeads), heads(parts[2], c.NumKVHeads)
+}
+
+// cut takes x [Σsizes, N] apart.
+func cut(x *op.Node, sizes ...int) []*op.Node {
+	parts, at := make([]*op.Node, len(sizes)), 0
+	for i, n := range sizes {
+		parts[i] = op.SliceAxis(x, 0, op.AxisRange(at, at+n))
+		at += n
+	}
+	return parts
+}
+
+// activations are the MLP's, by their names in config.json. GELU works in float32, as PyTorch does inside.
+var activations = map[string]func(x *op.Node) *op.Node{
+	"":     silu,
+	"silu": silu,
+	"gelu": inFloat32(func(x *op.Node) *op.Node {
+		return op.Mul(op.MulScalar(x, 0.5), op.OnePlus(op.Erf(op.MulScalar(x, math.Sqrt2/2))))
+	}),
+	"gelu_new":          inFloat32(geluTanh),
+	"gelu_fast":         inFloat32(geluTanh),
+	"gelu_pytorch_tanh": inFloat32(geluTanh),
+	"relu":              func(x *op.Node) *op.Node { return op.MaxScalar(x, 0) },
+}
+
+func silu(x *op.Node) *op.Node { return op.Mul(x, op.Sigmoid(x)) }
+
+// geluTanh is x/2·(1 + tanh(√(2/π)·(x + 0.044715·x³))) (Hendrycks and Gimpel 2016).
+func geluTanh(x *op.Node) *op.Node {
+	inner := op.MulScalar(op.Mul(x, op.OnePlus(op.MulScalar(op.Square(x), 0.044715))), math.Sqrt(2/math.Pi))
+	return op.Mul(op.MulScalar(x, 0.5), op.OnePlus(op.Tanh(inner)))
+}
+
+func inFloat32(f func(x *op.Node) *op.Node) func(x *op.Node) *op.Node {
+	return func(x *op.Node) *op.Node { return op.ConvertDType(f(op.ConvertDType(x, dtypes.Float32)), x.DType()) }
 }
 
 // head is the vocabulary matrix [vocab, hidden].
 func (c *Config) head(p *Params) *op.Node {
+	f := c.family()
 	if c.TieEmbeddings {
-		return p.weight(embedName)
+		return p.weight(f.embedName())
 	}
-	return p.weight(headName)
+	return p.weight(f.headName())
 }
 
-// Logits is the vocabulary matrix times hidden [hidden, N]: [vocab, N] float32.
+// Logits is the vocabulary matrix times hidden [hidden, N]: [vocab, N] float32, capped if the configuration says so.
 func (c *Config) Logits(p *Params, hidden *op.Node) *op.Node {
-	return op.ConvertDType(matmul(c.head(p), hidden), dtypes.Float32)
+	return softCap(op.ConvertDType(matmul(c.head(p), hidden), dtypes.Float32), c.LogitCap)
 }
 
-// norm is RMSNorm over the features of x [features, N], in float32, back in x's dtype before the weight is applied (as
-// Hugging Face).
+// norm is the family's norm over the features of x [features, N] or [heads, features, N], in float32, and back in x's
+// dtype before (Gemma: after) the weight is applied, as Hugging Face.
 func (c *Config) norm(p *Params, name string, x *op.Node) *op.Node {
-	f := op.ConvertDType(x, dtypes.Float32)
-	f = op.Div(f, op.Sqrt(op.AddScalar(op.ReduceAndKeep(op.Square(f), op.ReduceMean, 0), c.RMSNormEps)))
-	return op.Mul(op.ConvertDType(f, x.DType()), op.InsertAxes(op.ConvertDType(p.weight(name), x.DType()), -1))
+	f32 := func(x *op.Node) *op.Node { return op.ConvertDType(x, dtypes.Float32) }
+	column := func(w *op.Node) *op.Node { // [features, 1], or [1, features, 1]
+		if w = op.InsertAxes(w, -1); x.Rank() > 2 {
+			w = op.InsertAxes(w, 0)
+		}
+		return w
+	}
+	f, axis := f32(x), x.Rank()-2
+	kind := c.family().norm
+	if kind == layerNorm {
+		f = op.Sub(f, op.ReduceAndKeep(f, op.ReduceMean, axis))
+	}
+	f = op.Div(f, op.Sqrt(op.AddScalar(op.ReduceAndKeep(op.Square(f), op.ReduceMean, axis), c.RMSNormEps)))
+	w := p.weight(name)
+	switch kind {
+	case rmsNormPlusOne:
+		return op.ConvertDType(op.Mul(f, column(op.OnePlus(f32(w)))), x.DType())
+	case layerNorm:
+		return op.ConvertDType(op.Add(op.Mul(f, column(f32(w))), column(f32(p.weight(biasName(name))))), x.DType())
+	}
+	return op.Mul(op.ConvertDType(f, x.DType()), column(op.ConvertDType(w, x.DType())))
 }
 
-// rotary gives cos and sin [dim/2, B·S] of position·theta^(-2i/dim), float32.
+// rotary gives cos and sin [rotary/2, B·S] of position·frequency, float32.
 func (c *Config) rotary(positions *op.Node) (cos, sin *op.Node) {
-	half := c.HeadDim / 2
-	freq := make([]float32, half)
-	for i := range freq {
-		freq[i] = float32(1 / math.Pow(c.RopeTheta, float64(2*i)/float64(c.HeadDim)))
-	}
+	freq, attention := c.frequencies()
 	angle := op.Mul(op.Reshape(op.ConvertDType(positions, dtypes.Float32), 1, positions.Shape().Size()),
-		op.Reshape(op.Const(positions.Graph(), freq), half, 1))
-	return op.Cos(angle), op.Sin(angle)
+		op.Reshape(op.Const(positions.Graph(), freq), len(freq), 1))
+	cos, sin = op.Cos(angle), op.Sin(angle)
+	if attention != 1 {
+		cos, sin = op.MulScalar(cos, attention), op.MulScalar(sin, attention)
+	}
+	return cos, sin
 }
 
-// rotate turns the pairs (i, i+dim/2) of x [heads, dim, N] by their angles [dim/2, N].
+// rotate turns the pairs (i, i+r) of x [heads, dim, N] by their angles [r, N]; features from 2r on stay.
 func rotate(x, cos, sin *op.Node) *op.Node {
-	half := x.Shape().Dim(1) / 2
+	half := cos.Shape().Dim(0)
 	f := op.ConvertDType(x, dtypes.Float32)
-	a, b := op.SliceAxis(f, 1, op.AxisRange(0, half)), op.SliceAxis(f, 1, op.AxisRange(half))
+	a, b := op.SliceAxis(f, 1, op.AxisRange(0, half)), op.SliceAxis(f, 1, op.AxisRange(half, 2*half))
 	cos, sin = op.InsertAxes(cos, 0), op.InsertAxes(sin, 0)
-	return op.ConvertDType(op.Concatenate([]*op.Node{op.Sub(op.Mul(a, cos), op.Mul(b, sin)), op.Add(op.Mul(b, cos), op.Mul(a, sin))}, 1), x.DType())
-}
-
-// Span is a stretch of keys [B, kvHeads, n, dim, T] and values [B, kvHeads, n, T, dim] under a mask of booleans
-// [B, S, T]: the S queries of a batch entry are n equal runs, and run i looks at stretch i. n = 1 is the usual case;
-// n = S, a cache of its own for each of S samples of one prompt.
-type Span struct{ K, V, Mask *op.Node }
-
-// Keys and Values lay out k or v [kvHeads, dim, B, n·T] as a span has them.
-func Keys(k *op.Node, n int) *op.Node   { return op.TransposeAllAxes(stretches(k, n), 2, 0, 3, 1, 4) }
-func Values(v *op.Node, n int) *op.Node { return op.TransposeAllAxes(stretches(v, n), 2, 0, 3, 4, 1) }
-
-func stretches(x *op.Node, n int) *op.Node {
-	s := x.Shape()
-	return op.Reshape(x, s.Dim(0), s.Dim(1), s.Dim(2), n, s.Dim(3)/n)
-}
-
-// Attention is softmax(q·k/√dim)·v over all spans together, one softmax: q [heads, dim, B, S] to [heads·dim, B·S].
-// Grouped queries are folded into rows, so keys and values are never repeated. A query that may look at nothing gets a
-// finite mean of values.
-func Attention(q *op.Node, spans ...Span) *op.Node {
-	heads, dim, batch, seq := q.Shape().Dim(0), q.Shape().Dim(1), q.Shape().Dim(2), q.Shape().Dim(3)
-	kvHeads := spans[0].K.Shape().Dim(1)
-	group := heads / kvHeads
-	q = op.MulScalar(q, 1/math.Sqrt(float64(dim)))
-	rows := op.TransposeAllAxes(op.Reshape(q, kvHeads, group, dim, batch, seq), 3, 0, 4, 1, 2) // [B, kvHeads, S, group, dim]
-
-	scores := make([]*op.Node, len(spans)) // [B, kvHeads, n, S/n·group, T], float32
-	for i, s := range spans {
-		n, t := s.K.Shape().Dim(2), s.K.Shape().Dim(4)
-		score := op.Dot(op.Reshape(rows, batch, kvHeads, n, seq/n*group, dim), s.K).General([]int{4}, []int{0, 1, 2}, []int{3}, []int{0, 1, 2})
-		score = op.ConvertDType(score, dtypes.Float32)
-		mask := op.BroadcastToDims(op.InsertAxes(s.Mask, 1, 2), batch, kvHeads, seq, group, t)
-		scores[i] = op.Where(op.Reshape(mask, score.Shape().Dimensions...), score, op.Scalar(q.Graph(), dtypes.Float32, masked))
+	turned := []*op.Node{op.Sub(op.Mul(a, cos), op.Mul(b, sin)), op.Add(op.Mul(b, cos), op.Mul(a, sin))}
+	if rest := 2 * half; rest < x.Shape().Dim(1) {
+		turned = append(turned, op.SliceAxis(f, 1, op.AxisRange(rest)))
 	}
-	perRow := func(x *op.Node) *op.Node { return op.Reshape(x, batch, kvHeads, seq*group, x.Shape().Dim(-1)) }
-	var highest, sum, out *op.Node
-	for _, s := range scores {
-		highest = plus(op.Max, highest, perRow(op.ReduceAndKeep(s, op.ReduceMax, -1)))
-	}
-	highest = op.StopGradient(highest)
-	for i, s := range scores {
-		e := op.Exp(op.Sub(s, op.Reshape(highest, batch, kvHeads, s.Shape().Dim(2), s.Shape().Dim(3), 1)))
-		sum = plus(op.Add, sum, perRow(op.ReduceAndKeep(e, op.ReduceSum, -1)))
-		mixed := op.Dot(op.ConvertDType(e, q.DType()), spans[i].V).General([]int{4}, []int{0, 1, 2}, []int{3}, []int{0, 1, 2})
-		out = plus(op.Add, out, perRow(op.ConvertDType(mixed, dtypes.Float32)))
-	}
-	out = op.Reshape(op.ConvertDType(op.Div(out, sum), q.DType()), batch, kvHeads, seq, group, dim)
-	return op.Reshape(op.TransposeAllAxes(out, 1, 3, 4, 0, 2), heads*dim, batch*seq)
-}
-
-// masked is the score of a key that must not be seen: finite, so that a row of nothing else has no NaN.
-const masked = -1e30
-
-// plus folds x into acc, which starts as nil.
-func plus(op func(a, b *op.Node) *op.Node, acc, x *op.Node) *op.Node {
-	if acc == nil {
-		return x
-	}
-	return op(acc, x)
-}
-
-// Causal is [1, n, n]: query i sees keys j ≤ i.
-func Causal(g *op.Graph, n int) *op.Node {
-	s := shapes.Make(dtypes.Int32, 1, n, n)
-	return op.GreaterOrEqual(op.Iota(g, s, 1), op.Iota(g, s, 2))
+	return op.ConvertDType(op.Concatenate(turned, 1), x.DType())
 }

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"hash/fnv"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 
 	"github.com/gomlx/compute/dtypes"
 	"github.com/gomlx/compute/shapes"
@@ -90,20 +92,31 @@ func fillWeights(dims []int, f func() float32) *tensors.Tensor {
 	return tensors.FromFlatDataAndDimensions(flat, dims...)
 }
 
-// initStd is Hugging Face's initializer_range for Llama.
+// initStd is Hugging Face's initializer_range, the same for all families.
 const initStd = 0.02
 
-// InitWeights draws a model from scratch: N(0, 0.02²) matrices, unit norms, float32. It runs on the host, so a seed
-// gives the same weights on every backend.
+// InitWeights draws a model from scratch, float32: N(0, 0.02²) matrices, norms that scale by one, biases zero. It runs on
+// the host, so a seed gives the same weights on every backend.
 func InitWeights(c Config, seed uint64) Weights {
-	w := Weights{}
+	w, f := Weights{}, c.family()
+	unit := float32(1)
+	if f.norm == rmsNormPlusOne {
+		unit = 0
+	}
 	for name, dims := range c.Shapes() {
-		if len(dims) == 1 {
-			w[name] = fillWeights(dims, func() float32 { return 1 })
+		std := initStd
+		switch {
+		case strings.HasSuffix(name, ".bias"):
+			w[name] = fillWeights(dims, func() float32 { return 0 })
 			continue
+		case len(dims) == 1:
+			w[name] = fillWeights(dims, func() float32 { return unit })
+			continue
+		case f.depthInit && (strings.HasSuffix(name, "."+f.out+".weight") || strings.HasSuffix(name, "."+f.down+".weight")):
+			std /= math.Sqrt(2 * float64(c.NumLayers))
 		}
 		rng := rngFor(seed, name)
-		w[name] = fillWeights(dims, func() float32 { return float32(rng.NormFloat64() * initStd) })
+		w[name] = fillWeights(dims, func() float32 { return float32(rng.NormFloat64() * std) })
 	}
 	return w
 }

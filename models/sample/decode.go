@@ -26,11 +26,14 @@ func ownName(kv string, layer int) string    { return fmt.Sprintf("own.%s.%d", k
 func prefill(c models.Config, p *models.Params, prompt, mask *op.Node) models.NodeSet {
 	out := models.NodeSet{}
 	positions, seen := models.PrefixPositions(mask)
-	sees := op.LogicalAnd(op.InsertAxes(seen, 1), models.Causal(mask.Graph(), mask.Shape().Dim(1)))
+	width := mask.Shape().Dim(1)
+	masks := c.LayerMasks(width, func(window int) []*op.Node {
+		return []*op.Node{op.LogicalAnd(op.InsertAxes(seen, 1), models.Causal(mask.Graph(), width, window))}
+	})
 	c.Hidden(p, prompt, positions, func(layer int, q, k, v *op.Node) *op.Node {
-		s := models.Span{K: models.Keys(k, 1), V: models.Values(v, 1), Mask: sees}
+		s := models.Span{K: models.Keys(k, 1), V: models.Values(v, 1), Mask: masks(layer)[0]}
 		out[prefixName("k", layer)], out[prefixName("v", layer)] = s.K, s.V
-		return models.Attention(q, s)
+		return c.Attention(q, s)
 	})
 	return out
 }
@@ -99,18 +102,23 @@ func (d decoder) step(p *models.Params, prefix, s models.NodeSet, mask, uniforms
 	length := op.ReduceAndKeep(op.ConvertDType(mask, dtypes.Int32), op.ReduceSum, -1) // [B, 1]
 	positions := op.BroadcastToDims(op.Add(op.MinusOne(length), step), batch, n)
 	slots := shapes.Make(dtypes.Int32, batch, n, size)
-	written := op.LessThan(op.Iota(g, slots, 2), step) // [B, n, R]
 	itself := op.BroadcastToDims(op.Equal(step, step), batch, n, 1)
-	_, seen := models.PrefixPositions(mask)
-	seen = op.BroadcastToDims(op.InsertAxes(seen, 1), batch, n, width)
+	before, seen := models.PrefixPositions(mask)
+	masks := c.LayerMasks(width+size, func(window int) []*op.Node {
+		written := op.LessThan(op.Iota(g, slots, 2), step) // [B, n, R]
+		if window > 0 {                                    // slots lie where tokens do, step positions after the first
+			written = op.LogicalAnd(written, op.GreaterThan(op.Iota(g, slots, 2), op.SubScalar(step, window)))
+		}
+		return []*op.Node{models.Near(op.BroadcastToDims(op.InsertAxes(seen, 1), batch, n, width), positions, before, window), written}
+	})
 	hidden := c.Hidden(p, s["last"], positions, func(layer int, q, k, v *op.Node) *op.Node {
 		// Attention reads the caches as they were, and the fed token as a span of its own: reading the updated ones
 		// instead makes XLA copy them several times.
 		fed := models.Span{K: models.Keys(k, n), V: models.Values(v, n), Mask: itself}
 		kName, vName := ownName("k", layer), ownName("v", layer)
 		next[kName], next[vName] = d.write(s[kName], fed.K, step, 4), d.write(s[vName], fed.V, step, 3)
-		return models.Attention(q, models.Span{K: prefix[prefixName("k", layer)], V: prefix[prefixName("v", layer)], Mask: seen},
-			models.Span{K: s[kName], V: s[vName], Mask: written}, fed)
+		return c.Attention(q, models.Span{K: prefix[prefixName("k", layer)], V: prefix[prefixName("v", layer)], Mask: masks(layer)[0]},
+			models.Span{K: s[kName], V: s[vName], Mask: masks(layer)[1]}, fed)
 	}) // [hidden, B·n]
 
 	here := op.Equal(op.Iota(g, slots, 2), step) // [B, n, R]: the position being chosen

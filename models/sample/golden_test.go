@@ -1,6 +1,7 @@
 package sample
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 	"gobpo/models"
 	"gobpo/models/backend/backendtest"
 	"gobpo/models/fetch"
+	"gobpo/models/goldentest"
 )
 
 func golden(t *testing.T, into any, path ...string) string {
@@ -56,18 +58,55 @@ func wantGreedy(t *testing.T, b compute.Backend, m *models.Model, prompts, want 
 	}
 }
 
-func TestGreedyLlama(t *testing.T) {
-	var want struct {
-		Rows, Greedy [][]int32
-	}
-	dir := golden(t, &want, "hf", "llama", "expected.json")
-	backendtest.Each(t, func(t *testing.T, b compute.Backend) {
-		m, err := models.Load(dir, dtypes.Float32)
-		if err != nil {
-			t.Fatal(err)
+// Every architecture continues greedily as transformers does, from a cache and a left-padded batch, and what the sampler
+// says of its samples is what the scorer says, which has no cache: windows reach back across prompt and samples.
+func TestGoldens(t *testing.T) {
+	onXLA := []string{"gemma2-window", "gpt2-inner", "gpt_neox-sequential"} // what compiling leaves time for
+	for _, g := range goldentest.All(t) {
+		load := func(t *testing.T) *models.Model {
+			m, err := models.Load(g.Dir, dtypes.Float32)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return m
 		}
-		wantGreedy(t, b, m, want.Rows, want.Greedy)
-	})
+		t.Run(g.Name, func(t *testing.T) {
+			b, m := backendtest.Go(t), load(t)
+			wantGreedy(t, b, m, g.Rows, g.Greedy)
+			wantScored(t, b, m, g.Rows)
+			if slices.Contains(onXLA, g.Name) {
+				t.Run("xla", func(t *testing.T) { wantScored(t, backendtest.XLA(t), load(t), g.Rows) })
+			}
+		})
+	}
+}
+
+// wantScored samples two completions of each prompt and scores them.
+func wantScored(t *testing.T, b compute.Backend, m *models.Model, prompts [][]int32) {
+	t.Helper()
+	width := func(n int) int { return (n + 39) / 40 * 40 }
+	p, s, scorer := models.Policy{Base: m.Base}, New(b, m.Config, width), models.NewScorer(b, m.Config, width)
+	defer s.Finalize()
+	defer scorer.Finalize()
+	in, rows := make([]Prompt, len(prompts)), make([]models.Row, len(prompts))
+	for i, tokens := range prompts {
+		in[i], rows[i].Prompt = Prompt{Key: uint64(i), Tokens: tokens}, tokens
+	}
+	out := mustSample(t, s, p, in, Options{Temperature: 1, MaxNewTokens: 13, N: 2, Batch: len(in)})
+	for i := range out {
+		for _, sample := range out[i] {
+			rows[i].Completions = append(rows[i].Completions, sample.Tokens)
+		}
+	}
+	want, err := scorer.LogProbs(context.Background(), p, rows, len(rows))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range out {
+		for j, sample := range out[i] {
+			wantClose(t, "log-probs from the cache", sample.PolicyLogProbs, want[i][j], 1e-4)
+		}
+	}
 }
 
 func TestGreedySmolLM2(t *testing.T) {
