@@ -155,26 +155,6 @@ func (m *Model) loadHF(dir string, p *placer) (err error) {
 	return nil
 }
 
-// hint says what to do about a directory that lacks what a model needs.
-func hint(dir string) string {
-	has := func(pattern string) bool {
-		found, _ := filepath.Glob(filepath.Join(dir, pattern))
-		return len(found) > 0
-	}
-	const save = `: python -c "from transformers import AutoModelForCausalLM as M; M.from_pretrained('%s').save_pretrained('%s')"`
-	switch {
-	case has("adapter_config.json"):
-		return "; this is an adapter's directory: name its base model's"
-	case has("pytorch_model*.bin"):
-		return "; pytorch_model.bin is a pickle, which can run code, and is not read; convert it" + fmt.Sprintf(save, dir, dir)
-	case has("*.gguf"):
-		return "; to use a GGUF file, name the file itself"
-	case has("*.safetensors"):
-		return "; of several .safetensors files, model.safetensors.index.json says what is where; make it" + fmt.Sprintf(save, dir, dir)
-	}
-	return ""
-}
-
 // placer makes tensors of dtype on the first device of a backend, or on the host if that is nil.
 type placer struct {
 	backend compute.Backend
