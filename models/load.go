@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -113,7 +114,10 @@ func ReadConfig(path string) (Config, error) {
 func readHFConfig(dir string) (c Config, raw []byte, err error) {
 	path := filepath.Join(dir, "config.json")
 	if raw, err = os.ReadFile(path); err != nil {
-		return c, nil, fmt.Errorf("load model: %w%s", err, hint(dir))
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%w%s", err, hint(dir))
+		}
+		return c, nil, fmt.Errorf("load model: %w", err)
 	}
 	if c, err = parseHFConfig(raw); err != nil {
 		err = fmt.Errorf("%s: %w", path, err)
@@ -135,8 +139,11 @@ func (m *Model) loadHF(dir string, p *placer) (err error) {
 		return err
 	}
 	file, err := weights.Open(dir)
+	if errors.Is(err, weights.ErrNoWeights) {
+		err = fmt.Errorf("%w%s", err, hint(dir))
+	}
 	if err != nil {
-		return fmt.Errorf("%w%s", err, hint(dir))
+		return err
 	}
 	defer file.Close()
 	found, inFile := map[string][]int{}, map[string]string{}

@@ -29,8 +29,11 @@ func optional(path string) ([]byte, error) {
 func (m *Model) loadTokenizer(dir string) error {
 	path := filepath.Join(dir, "tokenizer.json")
 	raw, err := optional(path)
-	if err != nil || raw == nil {
+	if err != nil {
 		return err
+	}
+	if raw == nil {
+		return noTokenizer(dir)
 	}
 	if m.Tokenizer, err = tokenizer.FromHF(raw); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
@@ -52,6 +55,17 @@ func (m *Model) loadTokenizer(dir string) error {
 		m.ChatTemplate = string(raw)
 	}
 	return err
+}
+
+// noTokenizer refuses a directory whose tokenizer is in a form that is not read; one that has none at all is in order.
+func noTokenizer(dir string) error {
+	for _, name := range []string{"tokenizer.model", "vocab.json", "spiece.model"} {
+		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
+			return fmt.Errorf(`%s: there is %s but no tokenizer.json; make it: python -c "from transformers import AutoTokenizer as T; T.from_pretrained('%s').save_pretrained('%s')"`,
+				dir, name, dir, dir)
+		}
+	}
+	return nil
 }
 
 // chatTemplate is tokenizer_config.json's chat_template: a string, or a list of named ones, of which "default" counts,

@@ -161,6 +161,7 @@ func TestLoadHints(t *testing.T) {
 		"base model":           {"adapter_config.json", "adapter_model.safetensors"},
 		"GGUF":                 {"model.gguf"},
 		"neither":              {"config.json"},
+		"AutoTokenizer":        {"config.json", "vocab.json", "merges.txt"},
 		"config.json":          {},
 	} {
 		dir := t.TempDir()

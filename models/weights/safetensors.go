@@ -8,6 +8,7 @@ package weights
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -44,6 +45,9 @@ type entry struct {
 	file       string // for messages
 }
 
+// ErrNoWeights is wrapped by Open where a directory has no weights.
+var ErrNoWeights = errors.New("holds neither model.safetensors nor model.safetensors.index.json")
+
 // Open opens a .safetensors file, a model.safetensors.index.json with its shards, or a directory holding
 // model.safetensors or that index.
 func Open(path string) (*File, error) {
@@ -57,7 +61,7 @@ func Open(path string) (*File, error) {
 				return Open(filepath.Join(path, name))
 			}
 		}
-		return nil, fmt.Errorf("safetensors: %s holds neither model.safetensors nor model.safetensors.index.json", path)
+		return nil, fmt.Errorf("safetensors: %s %w", path, ErrNoWeights)
 	}
 	f := &File{path: path, entries: map[string]entry{}}
 	if strings.HasSuffix(path, ".index.json") {
@@ -106,7 +110,17 @@ func (f *File) openIndex(path string) error {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	for _, shard := range slices.Compact(slices.Sorted(maps.Values(shards))) {
-		if err := f.openShard(filepath.Join(filepath.Dir(path), shard)); err != nil {
+		err := f.openShard(filepath.Join(filepath.Dir(path), shard))
+		if errors.Is(err, fs.ErrNotExist) {
+			var of []string
+			for name, s := range shards {
+				if s == shard {
+					of = append(of, name)
+				}
+			}
+			return fmt.Errorf("%s: shard %s is missing, with %d tensors, the first of them %q: %w", path, shard, len(of), slices.Min(of), fs.ErrNotExist)
+		}
+		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
 	}

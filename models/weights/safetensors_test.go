@@ -314,8 +314,8 @@ func TestSafetensorsShards(t *testing.T) {
 	checkSame(t, open(t, dir), map[string]*tensors.Tensor{"a": one["a"], "b": one["b"], "c": two["c"]})
 
 	for want, m := range map[string]map[string]string{
-		"lists no tensors":        {},
-		"m-3.safetensors":         {"a": "m-3.safetensors"},
+		"lists no tensors": {},
+		`shard m-3.safetensors is missing, with 1 tensors, the first of them "a"`: {"a": "m-3.safetensors"},
 		"outside":                 {"a": "../m-1.safetensors"},
 		`"c" is not in`:           {"a": "m-1.safetensors", "b": "m-1.safetensors", "c": "m-1.safetensors"},
 		`holds tensor "b", which`: {"a": "m-1.safetensors", "c": "m-2.safetensors"},

@@ -80,7 +80,7 @@ func (c checkpoint) write() (total int64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := c.tokenizer(); err != nil {
+	if err := c.tokenizer(parsed.VocabSize); err != nil {
 		return 0, err
 	}
 	all := map[string]shapes.Shape{}
@@ -88,7 +88,7 @@ func (c checkpoint) write() (total int64, err error) {
 		all[name] = shapes.Make(dtype, dims...)
 	}
 	shards := split(all, c.shardMB<<20)
-	table, width := draws(dtype, c.seed), int(dtype.Size())
+	inner, outer, width := draws(dtype, c.seed, 0.02), draws(dtype, c.seed, 0.002), int(dtype.Size())
 	index := map[string]string{}
 	for i, shard := range shards {
 		file := fmt.Sprintf("model-%05d-of-%05d.safetensors", i+1, len(shards))
@@ -103,6 +103,10 @@ func (c checkpoint) write() (total int64, err error) {
 			dims := shard[name].Dimensions
 			if len(dims) == 1 { // norms and biases: the value that does nothing
 				return constant(w, dims[0], dtype, neutral(name, c.like))
+			}
+			table := inner
+			if strings.Contains(name, "embed") || strings.HasPrefix(name, "lm_head") {
+				table = outer // or the most likely next token would be the last one once more, for certain
 			}
 			return rows(w, dims, table, width, c.seed, name)
 		})
@@ -124,8 +128,8 @@ func (c checkpoint) json(name string, v any) error {
 	return atomicfile.WriteBytes(filepath.Join(c.dir, name), raw)
 }
 
-// tokenizer writes one with a few hundred words; the rest of the vocabulary has embeddings but no text.
-func (c checkpoint) tokenizer() error {
+// tokenizer writes one with a few hundred words; the rest of the vocabulary are words that no text is encoded to.
+func (c checkpoint) tokenizer(vocab int) error {
 	var words []string
 	for _, a := range "bdfklmnprst" {
 		for _, b := range "aeiou" {
@@ -142,11 +146,19 @@ func (c checkpoint) tokenizer() error {
 	if err != nil {
 		return err
 	}
+	var file map[string]any
+	if err := json.Unmarshal(raw, &file); err != nil {
+		return err
+	}
+	tokens := file["model"].(map[string]any)["vocab"].(map[string]any)
+	for id := t.VocabSize(); id < vocab; id++ {
+		tokens[fmt.Sprintf("unused%d", id)] = id
+	}
 	config, err := t.ConfigJSON("")
 	if err != nil {
 		return err
 	}
-	if err := atomicfile.WriteBytes(filepath.Join(c.dir, "tokenizer.json"), raw); err != nil {
+	if err := c.json("tokenizer.json", file); err != nil {
 		return err
 	}
 	if err := atomicfile.WriteBytes(filepath.Join(c.dir, "tokenizer_config.json"), config); err != nil {
@@ -170,15 +182,15 @@ func split(all map[string]shapes.Shape, limit int64) []map[string]shapes.Shape {
 	return shards
 }
 
-// drawn is how many numbers are drawn from N(0, 0.02²), Hugging Face's usual initialisation.
+// drawn is how many normal numbers are drawn for a checkpoint.
 const drawn = 1 << 20
 
-// draws are these numbers in dtype.
-func draws(dtype dtypes.DType, seed uint64) []byte {
+// draws are these numbers in dtype. Hugging Face's usual initialisation has the deviation 0.02.
+func draws(dtype dtypes.DType, seed uint64, deviation float64) []byte {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	out := make([]byte, 0, drawn*int(dtype.Size()))
 	for range drawn {
-		out = appendNumber(out, dtype, float32(rng.NormFloat64()*0.02))
+		out = appendNumber(out, dtype, float32(rng.NormFloat64()*deviation))
 	}
 	return out
 }

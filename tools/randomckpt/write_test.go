@@ -37,18 +37,20 @@ func TestCheckpointLoads(t *testing.T) {
 		if n := int64(m.Base.NumParams()); n*width != total {
 			t.Errorf("%+v: %d bytes for %d numbers", c, total, n)
 		}
-		if m.Tokenizer == nil || len(m.Stop()) != 1 || m.Stop()[0] != m.Tokenizer.EOS() {
+		if m.Tokenizer == nil || m.Tokenizer.VocabSize() != m.Config.VocabSize || m.Tokenizer.Token(1999) != "unused1999" || len(m.Stop()) != 1 || m.Stop()[0] != m.Tokenizer.EOS() {
 			t.Errorf("%+v: stops at %v", c, m.Stop())
 		}
 		hashes[c.dtype+string(rune('0'+c.seed))+map[bool]string{true: "sharded"}[c.shardMB == 0]] = m.Base.Hash()
-		embed := tensors.MustCopyFlatData[float32](m.Base["model.embed_tokens.weight"])
-		var sum, squares float64
-		for _, x := range embed {
-			sum, squares = sum+float64(x), squares+float64(x*x)
-		}
-		n := float64(len(embed))
-		if mean, std := sum/n, math.Sqrt(squares/n); math.Abs(mean) > 1e-3 || math.Abs(std-0.02) > 1e-3 {
-			t.Errorf("%+v: mean %g, deviation %g, want 0 and 0.02", c, mean, std)
+		for name, want := range map[string]float64{"model.embed_tokens.weight": 0.002, "model.layers.1.mlp.up_proj.weight": 0.02} {
+			var sum, squares float64
+			values := tensors.MustCopyFlatData[float32](m.Base[name])
+			for _, x := range values {
+				sum, squares = sum+float64(x), squares+float64(x*x)
+			}
+			n := float64(len(values))
+			if mean, std := sum/n, math.Sqrt(squares/n); math.Abs(mean) > want/20 || math.Abs(std-want) > want/20 {
+				t.Errorf("%+v: %s: mean %g, deviation %g, want 0 and %g", c, name, mean, std, want)
+			}
 		}
 		if norm := tensors.MustCopyFlatData[float32](m.Base["model.norm.weight"]); norm[0] != 1 {
 			t.Errorf("%+v: a norm of %g", c, norm[0])
