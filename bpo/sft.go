@@ -33,6 +33,14 @@ func (c *SFTConfig) Validate(prefix string) error {
 	return c.Optimizer.validate(prefix+".optimizer", c.Steps)
 }
 
+// Micro is the number of examples of one gradient call.
+func (c *SFTConfig) Micro() int {
+	if c.MicroBatch > 0 {
+		return c.MicroBatch
+	}
+	return c.BatchSize
+}
+
 // SFTSetup is what supervised fine-tuning needs besides its config.
 type SFTSetup struct {
 	Config  SFTConfig
@@ -68,12 +76,8 @@ func SFT(ctx context.Context, s SFTSetup) (models.Policy, error) {
 	if err != nil {
 		return s.Start, err
 	}
-	micro := s.Config.MicroBatch
-	if micro == 0 {
-		micro = s.Config.BatchSize
-	}
 	t := newTrainer(s.Backend, s.Model.Config, l, nllObjective(), trainSpec{
-		Optimizer: s.Config.Optimizer, Steps: s.Config.Steps, Batch: s.Config.BatchSize, Micro: micro, Checkpoints: s.Checkpointing,
+		Optimizer: s.Config.Optimizer, Steps: s.Config.Steps, Batch: s.Config.BatchSize, Micro: s.Config.Micro(), Checkpoints: s.Checkpointing,
 	})
 	defer l.finalize()
 	var order []int

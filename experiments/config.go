@@ -21,6 +21,8 @@ import (
 type Config struct {
 	Study   string `mapstructure:"study" yaml:"study"`     // names the directory runs/<study>
 	Backend string `mapstructure:"backend" yaml:"backend"` // as --backend
+	// MemoryLimit refuses a trial that is estimated to need more: "auto" (what the machine has free), "none", or a size.
+	MemoryLimit string `mapstructure:"memory_limit" yaml:"memory_limit"`
 
 	Model    ModelConfig    `mapstructure:"model" yaml:"model"`
 	Task     TaskConfig     `mapstructure:"task" yaml:"task"`
@@ -100,8 +102,8 @@ type SweepConfig struct {
 // DefaultConfig is what a file leaves unsaid.
 func DefaultConfig() Config {
 	return Config{
-		Study:    "study",
-		Backend:  "auto",
+		Study:   "study",
+		Backend: "auto", MemoryLimit: "auto",
 		Model:    ModelConfig{DType: "float32", Chat: "auto", Scratch: ScratchConfig{Hidden: 96, Layers: 3, Heads: 4, KVHeads: 2, Intermediate: 256}},
 		Task:     TaskConfig{SFTN: 4000, TrainN: 2000},
 		Prompts:  PromptsConfig{Leakage: "error"},
@@ -180,6 +182,11 @@ func (c *Config) Validate() error {
 	case c.Eval.Temperature < 0:
 		return bad("eval.temperature: %g is negative; 0 is greedy", c.Eval.Temperature)
 	}
+	if c.MemoryLimit != "auto" && c.MemoryLimit != "none" {
+		if _, err := parseSize(c.MemoryLimit); err != nil {
+			return err
+		}
+	}
 	for _, err := range []error{c.validateScratch(), c.Pretrain.Validate("pretrain"), c.SFT.Validate("sft"), c.validateTask()} {
 		if err != nil {
 			return err
@@ -229,11 +236,11 @@ func (c Config) YAML() ([]byte, error) {
 }
 
 // Hash names a trial: 12 hex digits of a SHA-256 over every key that can change its result. Left out are the
-// study's name, the sweep block and how often checkpoints are written. Two spellings of one computation have
+// study's name, the sweep block, the memory limit and how often checkpoints are written. Two spellings of one computation have
 // one hash: F and the K it amounts to, and at F=1, where the behavior is the start policy all the way, the
 // words sft, learner and behavior mean the same.
 func (c Config) Hash() (string, error) {
-	c.Study, c.Sweep, c.CheckpointEvery = "", SweepConfig{}, 0
+	c.Study, c.MemoryLimit, c.Sweep, c.CheckpointEvery = "", "", SweepConfig{}, 0
 	k := c.K()
 	if c.Behavior == "sft" || c.Phases() == 1 || c.offline() && c.Reference != "behavior" {
 		c.Behavior, k = "sft", c.Steps

@@ -83,10 +83,8 @@ func (s *Session) Load(ctx context.Context, b compute.Backend, path, dtype strin
 }
 
 func (m *base) load(ctx context.Context, s *Session, b compute.Backend, path, dtype string) (err error) {
-	if path == "smollm2" {
-		if path, err = fetch.SmolLM2(ctx, s.Log, s.Offline); err != nil {
-			return fmt.Errorf("model.path: %w", err)
-		}
+	if path, err = s.locate(ctx, path); err != nil {
+		return err
 	}
 	t := dtypes.Float32
 	if dtype == "bfloat16" {
@@ -104,6 +102,28 @@ func (m *base) load(ctx context.Context, s *Session, b compute.Backend, path, dt
 	return nil
 }
 
+// locate is the file or directory that model.path means; it brings smollm2 here.
+func (s *Session) locate(ctx context.Context, path string) (string, error) {
+	if path != "smollm2" {
+		return path, nil
+	}
+	path, err := fetch.SmolLM2(ctx, s.Log, s.Offline)
+	if err != nil {
+		return "", fmt.Errorf("model.path: %w", err)
+	}
+	return path, nil
+}
+
+// scratchConfig is the shape of the new model for a vocabulary.
+func (c *Config) scratchConfig(vocab int) models.Config {
+	s := c.Model.Scratch
+	return models.Config{
+		Architecture: "llama", VocabSize: vocab, HiddenSize: s.Hidden, IntermediateSize: s.Intermediate,
+		NumLayers: s.Layers, NumHeads: s.Heads, NumKVHeads: s.KVHeads, HeadDim: s.Hidden / s.Heads,
+		MaxPositions: 2 * (c.MaxPromptTokens + c.MaxCompletionTokens), RopeTheta: 10000, RMSNormEps: 1e-5, TieEmbeddings: true,
+	}
+}
+
 // scratch trains the small model of the configuration, once a study, and returns its directory.
 func scratch(ctx context.Context, c *Config, b compute.Backend, study string, s *corpus, ui UI) (string, error) {
 	key := []any{"scratch", c.Model.Scratch, c.Pretrain, c.Task, c.Backend, c.MaxPromptTokens, c.MaxCompletionTokens}
@@ -112,12 +132,7 @@ func scratch(ctx context.Context, c *Config, b compute.Backend, study string, s 
 		if err != nil {
 			return fmt.Errorf("task: %w", err)
 		}
-		sc := c.Model.Scratch
-		m := &models.Model{Tokenizer: t, Config: models.Config{
-			Architecture: "llama", VocabSize: t.VocabSize(), HiddenSize: sc.Hidden, IntermediateSize: sc.Intermediate,
-			NumLayers: sc.Layers, NumHeads: sc.Heads, NumKVHeads: sc.KVHeads, HeadDim: sc.Hidden / sc.Heads,
-			MaxPositions: 2 * (c.MaxPromptTokens + c.MaxCompletionTokens), RopeTheta: 10000, RMSNormEps: 1e-5, TieEmbeddings: true,
-		}}
+		m := &models.Model{Tokenizer: t, Config: c.scratchConfig(t.VocabSize())}
 		m.Base = models.InitWeights(m.Config, c.Pretrain.Seed)
 		prompts, _, err := tokenise(m, "none", s.sft, c.MaxPromptTokens)
 		if err != nil {

@@ -51,7 +51,19 @@ func (s *Session) prepare(ctx context.Context, cfg Config, dir *RunDir, ui UI) (
 	if r.backend, err = s.Backend(cfg.Backend); err != nil {
 		return nil, err
 	}
-	path := cfg.Model.Path
+	path, err := s.locate(ctx, cfg.Model.Path)
+	if err != nil {
+		return nil, err
+	}
+	if !dir.readOnly {
+		shape, err := cfg.modelConfig(r.corpus)
+		if err != nil {
+			return nil, err
+		}
+		if err := cfg.checkMemory(shape, r.backend); err != nil {
+			return nil, err
+		}
+	}
 	if path == "" {
 		if path, err = scratch(ctx, &cfg, r.backend, r.study, r.corpus, ui); err != nil {
 			return nil, err

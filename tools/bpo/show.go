@@ -3,10 +3,12 @@ package main
 import (
 	"fmt"
 	"io"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"gobpo/bpo"
 	"gobpo/experiments"
 )
 
@@ -16,8 +18,8 @@ func newShowCmd() *cobra.Command {
 		Use:   "show experiment.yaml",
 		Short: "Print what an experiment amounts to: resolved configuration, methods, trials, cost",
 		Long: `Print the resolved configuration (every key, with its default where the file says nothing), the named method that
-behavior, reference and data amount to, the trials of the sweep with their run names, and what they cost in
-tokens and annotations. Nothing runs.`,
+behavior, reference and data amount to, the trials of the sweep with their run names, what they cost in tokens and
+annotations, and the memory that each stage is estimated to need. Nothing runs.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			f, err := e.load(cmd, args[0])
@@ -73,9 +75,45 @@ func show(out io.Writer, base experiments.Config, trials []experiments.Trial) er
 			fmt.Fprintln(out, line)
 		}
 	}
+	if err := showMemory(out, trials); err != nil {
+		return err
+	}
 	if len(runs) > 1 {
 		fmt.Fprintf(out, "\n# cost of one run, the first\n%s\n", trials[0].Config.Cost())
 	}
 	_, err = fmt.Fprintf(out, "\n# cost in all\n%s\n", total)
 	return err
+}
+
+// showMemory prints a table of the stages of each trial; trials of equal needs are shown once. A model that isn't here
+// yet is a line that says so.
+func showMemory(out io.Writer, trials []experiments.Trial) error {
+	fmt.Fprintln(out, "\n# memory, estimated at most")
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "run\tstage\t%s\ttotal\n", strings.Join(bpo.MemoryParts, "\t"))
+	seen := map[string]bool{}
+	for _, t := range trials {
+		stages, err := t.Config.Memory()
+		if err != nil {
+			_, err := fmt.Fprintf(out, "%v\n", err)
+			return err
+		}
+		if key := fmt.Sprint(stages); seen[key] {
+			continue
+		} else {
+			seen[key] = true
+		}
+		for _, s := range stages {
+			fmt.Fprintf(w, "%s\t%s", t.Hash, s.Stage)
+			for _, part := range bpo.MemoryParts {
+				size := "–"
+				if n := s.Bytes[part]; n > 0 {
+					size = experiments.Size(n)
+				}
+				fmt.Fprintf(w, "\t%s", size)
+			}
+			fmt.Fprintf(w, "\t%s\n", experiments.Size(s.Total()))
+		}
+	}
+	return w.Flush()
 }
