@@ -12,6 +12,8 @@ import (
 	"github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 	"github.com/gomlx/gomlx/support/exceptions"
+
+	"gobpo/internal/cmem"
 )
 
 // Fn builds a graph over named weight sets and plain inputs. Output sets come back as weight sets of the same names.
@@ -169,6 +171,7 @@ func (e *Exec) program(sets []Arg, names [][]string, in []*tensors.Tensor) (*pro
 	if err != nil {
 		return nil, err
 	}
+	cmem.Trim()
 	e.compiled[sig.String()] = p
 	compilations.Lock()
 	compilations.list = append(compilations.list, Compilation{e.name, inputs.String(), time.Since(start).Seconds()})

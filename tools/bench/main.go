@@ -17,6 +17,7 @@ import (
 
 	"github.com/gomlx/compute/dtypes"
 
+	"gobpo/internal/cmem"
 	"gobpo/models"
 	"gobpo/models/fetch"
 )
@@ -30,6 +31,7 @@ type options struct {
 
 func main() {
 	if len(os.Args) == 3 && os.Args[1] == workerArg {
+		cmem.HugePages()
 		if err := work(os.Args[2], os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)

@@ -16,10 +16,12 @@ import (
 	"github.com/spf13/cobra"
 
 	"gobpo/experiments"
+	"gobpo/internal/cmem"
 	"gobpo/models"
 )
 
 func main() {
+	cmem.HugePages()
 	// A second signal kills at once: the first cancels the context, and stop restores the default action.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)

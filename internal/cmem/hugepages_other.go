@@ -1,0 +1,6 @@
+//go:build !linux
+
+package cmem
+
+// HugePages does nothing here.
+func HugePages() {}

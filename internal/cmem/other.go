@@ -1,0 +1,6 @@
+//go:build !linux || !cgo || noxla
+
+package cmem
+
+// Trim does nothing here.
+func Trim() {}
