@@ -85,7 +85,7 @@ func (c *Config) checkMemory(m models.Config, b compute.Backend) error {
 		return nil
 	}
 	advice := c.cheaper(m, limit)
-	return fmt.Errorf("memory: stage %s needs about %s (%s), %s has %s; %s, or set memory_limit to override",
+	return fmt.Errorf("memory: stage %s needs about %s (%s), %s has %s; %s; memory_limit overrides",
 		worst.Stage, Size(worst.Total()), breakdown(worst), where, Size(limit), advice)
 }
 
@@ -190,7 +190,7 @@ func (c *Config) memoryLimit(b compute.Backend) (int64, string, error) {
 	case "none":
 		return 0, "", nil
 	case "auto":
-		if b.Name() != "go" && !strings.Contains(strings.ToLower(b.Description()), "cpu") {
+		if !b.HasSharedBuffers() { // a device with memory of its own, which its plugin does not tell
 			return 0, "", nil
 		}
 		return freeMemory(), "this machine", nil

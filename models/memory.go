@@ -50,7 +50,9 @@ type GradientShape struct {
 //
 // The coefficients are those of XLA's CPU executables (PJRT_Executable_GetCompiledMemoryStats, temp), a little rounded
 // up: they grew by 19 bytes a token and layer for each number of the hidden state, 21 of the MLP's, 18 of the queries',
-// 8 of keys and values, and by 2 to 3.3 a score. A float32 logit was there once. docs/training.md has the comparison.
+// 8 of keys and values, and by 2 to 3.3 a score. A float32 logit was there once. Beside that the process came to hold
+// two to five layers' worth, for the operands that XLA's matmuls pack and what the heap keeps of freed buffers; four are
+// counted. docs/training.md compares the whole with measurements.
 func (c Config) GradientMemory(s GradientShape, dtype dtypes.DType) (activations, logits int64) {
 	batch, prompt, fork := int64(s.Batch), int64(s.Prompt), int64(s.K)*int64(s.Completion)
 	tokens := batch * (prompt + fork)
@@ -65,11 +67,11 @@ func (c Config) GradientMemory(s GradientShape, dtype dtypes.DType) (activations
 		logit = 6
 	}
 	logits = batch * fork * int64(c.VocabSize) * logit
-	activations = layer * int64(c.NumLayers)
+	kept := layer * int64(c.NumLayers)
 	if s.Checkpointing {
-		inputs := tokens * hidden * 4 * int64(c.NumLayers)
-		activations = inputs + layer + layer/4
+		kept = tokens*hidden*4*int64(c.NumLayers) + layer + layer/4
 	}
+	activations = kept + 4*layer
 	if s.LoRA.Dropout > 0 { // each layer's random numbers and what they leave, which checkpointing doesn't compute again
 		activations += 8 * tokens * (5*hidden + mlp + queries) * int64(c.NumLayers)
 	}
