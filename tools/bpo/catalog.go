@@ -27,6 +27,24 @@ func newLossesCmd() *cobra.Command {
 	}
 }
 
+func newOptimizersCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "optimizers",
+		Short: "List the optimizers that optimizer.name can name",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			out := cmd.OutOrStdout()
+			for _, o := range bpo.Optimizers() {
+				fmt.Fprintf(out, "%s\n    %s\n", o.Name, o.Doc)
+				for _, p := range o.Params {
+					fmt.Fprintf(out, "    optimizer.params.%s = %g: %s\n", p.Name, p.Default, p.Doc)
+				}
+			}
+			return nil
+		},
+	}
+}
+
 func newAnnotatorsCmd() *cobra.Command {
 	return &cobra.Command{
 		Use:   "annotators",
