@@ -115,7 +115,7 @@ func (c *Config) Memory(m models.Config, dtype dtypes.DType, sft SFTConfig) []Me
 	}
 	stage("sample", held, map[string]int64{
 		"activations": forward, "logits": samples * int64(m.VocabSize) * 4 * copies, "policies": dense,
-		"kv cache": 2 * m.CacheMemory(c.Sample.Batch, prompt, c.Sample.N, c.MaxCompletionTokens, dtype),
+		"kv cache": 2 * m.CacheMemory(c.Sample.Batch, prompt, c.Sample.N, c.MaxCompletionTokens),
 	})
 	// A checkpoint copies one learner to write it, on the device and on the host, and reads its state.
 	stage("save", held, map[string]int64{"policies": 8*trained + 4*c.Optimizer.stateSize(m, c)})

@@ -22,8 +22,8 @@ func stretches(x *op.Node, n int) *op.Node {
 	return op.Reshape(x, s.Dim(0), s.Dim(1), s.Dim(2), n, s.Dim(3)/n)
 }
 
-// Attention is softmax(q·k/√dim)·v over all spans together, one softmax: q [heads, dim, B, S] to [heads·dim, B·S]. The
-// scores are float32, scaled and capped as the configuration says.
+// Attention is softmax(q·k/√dim)·v over all spans together, one softmax: q [heads, dim, B, S] to [heads·dim, B·S]. Scores
+// are scaled and capped as the configuration says.
 // Grouped queries are folded into rows, so keys and values are never repeated. A query that may look at nothing gets a
 // finite mean of values.
 func (c *Config) Attention(q *op.Node, spans ...Span) *op.Node {
@@ -37,9 +37,9 @@ func (c *Config) Attention(q *op.Node, spans ...Span) *op.Node {
 	for i, s := range spans {
 		n, t := s.K.Shape().Dim(2), s.K.Shape().Dim(4)
 		score := op.Dot(op.Reshape(rows, batch, kvHeads, n, seq/n*group, dim), s.K).General([]int{4}, []int{0, 1, 2}, []int{3}, []int{0, 1, 2})
-		score = softCap(op.ConvertDType(score, dtypes.Float32), c.AttentionCap)
+		score = softCap(score, c.AttentionCap)
 		mask := op.BroadcastToDims(op.InsertAxes(s.Mask, 1, 2), batch, kvHeads, seq, group, t)
-		scores[i] = op.Where(op.Reshape(mask, score.Shape().Dimensions...), score, op.Scalar(q.Graph(), dtypes.Float32, masked))
+		scores[i] = op.Where(op.Reshape(mask, score.Shape().Dimensions...), score, op.Scalar(q.Graph(), q.DType(), masked))
 	}
 	perRow := func(x *op.Node) *op.Node { return op.Reshape(x, batch, kvHeads, seq*group, x.Shape().Dim(-1)) }
 	var highest, sum, out *op.Node
@@ -50,10 +50,10 @@ func (c *Config) Attention(q *op.Node, spans ...Span) *op.Node {
 	for i, s := range scores {
 		e := op.Exp(op.Sub(s, op.Reshape(highest, batch, kvHeads, s.Shape().Dim(2), s.Shape().Dim(3), 1)))
 		sum = plus(op.Add, sum, perRow(op.ReduceAndKeep(e, op.ReduceSum, -1)))
-		mixed := op.Dot(op.ConvertDType(e, q.DType()), spans[i].V).General([]int{4}, []int{0, 1, 2}, []int{3}, []int{0, 1, 2})
-		out = plus(op.Add, out, perRow(op.ConvertDType(mixed, dtypes.Float32)))
+		mixed := op.Dot(e, spans[i].V).General([]int{4}, []int{0, 1, 2}, []int{3}, []int{0, 1, 2})
+		out = plus(op.Add, out, perRow(mixed))
 	}
-	out = op.Reshape(op.ConvertDType(op.Div(out, sum), q.DType()), batch, kvHeads, seq, group, dim)
+	out = op.Reshape(op.Div(out, sum), batch, kvHeads, seq, group, dim)
 	return op.Reshape(op.TransposeAllAxes(out, 1, 3, 4, 0, 2), heads*dim, batch*seq)
 }
 

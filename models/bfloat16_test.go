@@ -11,6 +11,7 @@ import (
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"gobpo/models/backend/backendtest"
+	"gobpo/models/fetch"
 )
 
 // halved rounds every weight to bfloat16.
@@ -60,4 +61,40 @@ func TestBFloat16Base(t *testing.T) {
 			}
 		}
 	})
+}
+
+// The same on the real model, against what transformers computes in float32.
+func TestBFloat16SmolLM2(t *testing.T) {
+	path, ok := fetch.SmolLM2Path()
+	if !ok {
+		t.Skip("SmolLM2 is not here: run `go run ./tools/bpo fetch smollm2` or set GOBPO_SMOLLM2")
+	}
+	var want struct {
+		Logps []struct {
+			Prompt     []int32   `json:"prompt_ids"`
+			Completion []int32   `json:"completion_ids"`
+			TokenLogps []float32 `json:"token_logps"`
+		}
+	}
+	readJSON(t, shared(t, "goldens", "smollm2.json"), &want)
+	b := backendtest.XLA(t)
+	m, err := Load(path, dtypes.BFloat16)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Base.Finalize()
+	var rows []Row
+	for _, g := range want.Logps {
+		rows = append(rows, Row{g.Prompt, [][]int32{g.Completion}})
+	}
+	s := NewScorer(b, m.Config, func(int) int { return 64 })
+	defer s.Finalize()
+	got, err := s.LogProbs(context.Background(), Policy{Base: m.Base}, rows, len(rows))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, g := range want.Logps {
+		wantClose(t, "log-probs", got[i][0], g.TokenLogps, 0.05)
+		t.Logf("row %d: off by at most %.2g", i, maxDiff(got[i][0], g.TokenLogps))
+	}
 }

@@ -49,7 +49,7 @@ func (c Config) Validate() error {
 				return fmt.Errorf("%s is %d, must be positive", key, *p)
 			}
 		case *float64:
-			if *p < 0 || *p == 0 && strings.HasSuffix(key, "norm_eps") {
+			if *p < 0 || *p == 0 && !slices.Contains(nullable, key) {
 				return fmt.Errorf("%s is %g, must be positive", key, *p)
 			}
 		case *string:
@@ -65,8 +65,6 @@ func (c Config) Validate() error {
 		return fmt.Errorf("num_key_value_heads %d: %s has as many as num_attention_heads, %d", c.NumKVHeads, c.Architecture, c.NumHeads)
 	case c.HeadDim <= 0:
 		return fmt.Errorf("head_dim is %d, must be positive", c.HeadDim)
-	case c.RMSNormEps <= 0:
-		return fmt.Errorf("the norms' epsilon is %g, must be positive", c.RMSNormEps)
 	case f.rope.theta == "" && c.HeadDim*c.NumHeads != c.HiddenSize:
 		return fmt.Errorf("n_embd %d is not a multiple of n_head %d", c.HiddenSize, c.NumHeads)
 	}
@@ -76,6 +74,17 @@ func (c Config) Validate() error {
 		}
 	}
 	return c.validateWindows()
+}
+
+// CheckLength refuses a text of n tokens that is longer than the model takes, saying why.
+func (c Config) CheckLength(n int) error {
+	if n <= c.MaxPositions {
+		return nil
+	}
+	if t := c.Rope.Type; t == "dynamic" || t == "longrope" {
+		return fmt.Errorf("%d tokens, but this model is exact up to %d: beyond, its rope_type %s turns every position by the text's length, which is not supported", n, c.MaxPositions, t)
+	}
+	return fmt.Errorf("%d tokens, the model takes %d", n, c.MaxPositions)
 }
 
 // Linear is one linear layer of a transformer block: Module is its short name ("q_proj"), Name its weight's, which is

@@ -186,6 +186,16 @@ func (f family) weight(layer int, part string) string {
 
 func biasName(weight string) string { return strings.TrimSuffix(weight, "weight") + "bias" }
 
+// storedTransposed says whether a weight is [in, out], by its name: no two families share names and differ in that.
+func storedTransposed(weight string) bool {
+	for _, f := range families {
+		if f.transposed && strings.HasPrefix(weight, f.root+f.layers+".") {
+			return true
+		}
+	}
+	return false
+}
+
 // norms lists the norms of a block, with their sizes.
 func (c *Config) norms() map[string]int {
 	f := c.family()

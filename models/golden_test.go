@@ -111,7 +111,7 @@ func TestGoldens(t *testing.T) {
 				}
 				return all
 			}
-			want := map[string][][]float32{"base": g.Logps, "lora": g.LoRALogps}
+			want := map[string][][]float32{"base": g.Logps, "lora": g.LoRALogps, "folded": g.LoRALogps}
 			compare := func(t *testing.T, b compute.Backend, p Policy, which string, at func(row []int32) int, width int) {
 				t.Helper()
 				rows := make([]Row, len(g.Rows))
@@ -137,6 +137,11 @@ func TestGoldens(t *testing.T) {
 			first := func([]int32) int { return 1 }
 			middle := func(r []int32) int { return len(r)/2 + 1 }
 			b, all := backendtest.Go(t), policies()
+			if p, ok := all["lora"]; ok {
+				if all["folded"], err = Fold(b, p); err != nil {
+					t.Fatal(err)
+				}
+			}
 			for which, p := range all {
 				compare(t, b, p, which, first, 40)
 				compare(t, b, p, which, middle, 24)

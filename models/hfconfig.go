@@ -7,6 +7,7 @@ import (
 	"maps"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -63,8 +64,8 @@ func (c *Config) field(key string) any {
 	panic("models: no field for config.json's " + key)
 }
 
-// capKeys are keys whose null means none, not the default.
-var capKeys = []string{"attn_logit_softcapping", "final_logit_softcapping", "num_key_value_heads"}
+// nullable are keys whose null means none, not the default.
+var nullable = []string{"attn_logit_softcapping", "final_logit_softcapping", "num_key_value_heads"}
 
 // parseHFConfig reads a config.json, filling in what transformers would. A key that is neither understood nor known to
 // be harmless is refused by name, unless it is null or false.
@@ -81,10 +82,16 @@ func parseHFConfig(raw []byte) (Config, error) {
 	}
 	c := f.defaults
 	c.Architecture = kind
+	if c.Activation == "" {
+		c.Activation = "silu"
+	}
 	for _, key := range f.keys {
-		if r.present(key) && !r.read(key, c.field(key)) && slices.Contains(capKeys, key) {
+		if r.present(key) && !r.read(key, c.field(key)) && slices.Contains(nullable, key) {
 			reflect.ValueOf(c.field(key)).Elem().SetZero()
 		}
+	}
+	if c.Activation == "" {
+		r.fail("the activation is an empty string")
 	}
 	c.derive()
 	if f.special != nil {
@@ -125,7 +132,8 @@ func (c *Config) derive() {
 // hfJSON writes the configuration as a config.json that transformers and parseHFConfig read.
 func (c Config) hfJSON(dtype string) ([]byte, error) {
 	f := c.family()
-	out := map[string]any{"architectures": []string{f.class}, "model_type": c.Architecture, "torch_dtype": dtype}
+	out := map[string]any{"architectures": []string{f.class}, "model_type": c.Architecture, "torch_dtype": dtype,
+		"bos_token_id": nil, "eos_token_id": nil, "pad_token_id": nil} // not the ids that transformers would fill in
 	c.derive()
 	for _, key := range f.keys {
 		v := reflect.ValueOf(c.field(key)).Elem()
@@ -133,6 +141,12 @@ func (c Config) hfJSON(dtype string) ([]byte, error) {
 		switch {
 		case v.IsZero() && v.CanFloat():
 			out[key] = nil // no cap
+		case v.CanFloat() && key != "query_pre_attn_scalar": // transformers tells integers from floats
+			text := strconv.FormatFloat(v.Float(), 'g', -1, 64)
+			if !strings.ContainsAny(text, ".e") {
+				text += ".0"
+			}
+			out[key] = json.RawMessage(text)
 		case v.IsZero() && v.Kind() == reflect.String:
 			out[key] = "silu"
 		}

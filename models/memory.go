@@ -81,8 +81,8 @@ func (c Config) GradientMemory(s GradientShape, dtype dtypes.DType) (activations
 	return activations, logits
 }
 
-// CacheMemory is the bytes of keys and values of batch prompts of a width, and of n samples of each.
-func (c Config) CacheMemory(batch, prompt, n, completion int, dtype dtypes.DType) int64 {
+// CacheMemory is the bytes of keys and values, float32, of batch prompts of a width, and of n samples of each.
+func (c Config) CacheMemory(batch, prompt, n, completion int) int64 {
 	slots := int64(batch) * int64(prompt+n*completion)
-	return 2 * slots * int64(c.NumLayers*c.NumKVHeads*c.HeadDim) * int64(dtype.Size())
+	return 2 * slots * int64(c.NumLayers*c.NumKVHeads*c.HeadDim) * 4
 }

@@ -115,19 +115,24 @@ func Fold(b compute.Backend, p Policy) (Policy, error) {
 	base, adapter := p.Sets()
 	scale := tensors.FromScalar(float32(p.LoRA().Scale()))
 	defer finalize([]*tensors.Tensor{scale})
-	e := Shared(b, "fold", "", func(sets []NodeSet, in []*op.Node) ([]NodeSet, []*op.Node) {
-		w := sets[0]["w"]
-		delta := op.Dot(sets[0]["b"], sets[0]["a"]).General([]int{1}, nil, []int{0}, nil) // [out, in]
-		sum := op.Add(op.ConvertDType(w, delta.DType()), op.Mul(delta, in[0]))
-		return []NodeSet{{"w": op.ConvertDType(sum, w.DType())}}, nil
-	})
+	fold := func(transposed bool) *Exec {
+		return Shared(b, "fold", fmt.Sprint("transposed ", transposed), func(sets []NodeSet, in []*op.Node) ([]NodeSet, []*op.Node) {
+			w := sets[0]["w"]
+			delta := op.Dot(sets[0]["b"], sets[0]["a"]).General([]int{1}, nil, []int{0}, nil) // [out, in]
+			if transposed {
+				delta = op.Transpose(delta, 0, 1)
+			}
+			sum := op.Add(op.ConvertDType(w, delta.DType()), op.Mul(delta, in[0]))
+			return []NodeSet{{"w": op.ConvertDType(sum, w.DType())}}, nil
+		})
+	}
 	made := Weights{}
 	for name, w := range base { // one layer at a time: one executable a shape, and nothing held twice
 		nameA, nameB := loraNames(name)
 		if adapter[nameA] == nil {
 			continue
 		}
-		sets, _, err := e.Call([]Arg{{Set: Weights{"w": w, "a": adapter[nameA], "b": adapter[nameB]}}}, scale)
+		sets, _, err := fold(storedTransposed(name)).Call([]Arg{{Set: Weights{"w": w, "a": adapter[nameA], "b": adapter[nameB]}}}, scale)
 		if err != nil {
 			made.Finalize()
 			return Policy{}, fmt.Errorf("fold %s: %w", name, err)

@@ -220,17 +220,26 @@ func (r *hfReader) readRope(k ropeKeys, c *Config) {
 			return
 		}
 		c.Rope.Type = kind
+		scaled := false
 		for i, name := range ropeTypes[kind].keys {
-			nullable := kind == "yarn" && name == "factor" && spec.present(name)
-			if !spec.read(name, c.Rope.field(name)) && i < ropeTypes[kind].required && !nullable {
+			implied := kind == "yarn" && name == "factor" && spec.present(name) // null: follows from the lengths
+			read := spec.read(name, c.Rope.field(name))
+			if !read && !implied && i < ropeTypes[kind].required {
 				spec.fail("%s is missing, rope_type %s needs it", name, kind)
+			}
+			scaled = scaled || read && name == "factor"
+			if read && name == "attention_factor" && c.Rope.AttentionFactor == 0 {
+				spec.fail("attention_factor is 0, must be positive")
 			}
 		}
 		if k.original && kind == "longrope" {
 			c.Rope.OriginalMaxPositions = original
 		}
-		if o := c.Rope.OriginalMaxPositions; c.Rope.Factor == 0 && o > 0 {
-			c.Rope.Factor = float64(c.MaxPositions) / float64(o)
+		if !scaled && (kind == "yarn" || kind == "longrope") {
+			c.Rope.Factor = 1
+			if o := c.Rope.OriginalMaxPositions; o > 0 {
+				c.Rope.Factor = float64(c.MaxPositions) / float64(o)
+			}
 		}
 		if kind == "longrope" {
 			c.MaxPositions = min(c.MaxPositions, original)
@@ -252,7 +261,11 @@ func (r *hfReader) readRope(k ropeKeys, c *Config) {
 func (c *Config) writeRope(k ropeKeys, out map[string]any) {
 	out[k.theta] = c.RopeTheta
 	if k.partial != "" {
-		out[k.partial] = float64(c.rotaryDim()) / float64(c.HeadDim)
+		share := float64(c.rotaryDim()) / float64(c.HeadDim)
+		if int(share*float64(c.HeadDim)) < c.rotaryDim() { // readers round down
+			share = math.Nextafter(share, 1)
+		}
+		out[k.partial] = share
 	}
 	if c.Rope.Type == "" {
 		return

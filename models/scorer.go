@@ -64,8 +64,8 @@ func (s *Scorer) LogProbs(ctx context.Context, p Policy, rows []Row, batch int) 
 		if len(row.Completions) != k {
 			return nil, fmt.Errorf("row %d has %d completions, row 0 has %d", i, len(row.Completions), k)
 		}
-		if n := len(row.Prompt) + longest(row); n > s.config.MaxPositions {
-			return nil, fmt.Errorf("row %d: %d prompt and completion tokens, the model takes %d", i, n, s.config.MaxPositions)
+		if err := s.config.CheckLength(len(row.Prompt) + longest(row)); err != nil {
+			return nil, fmt.Errorf("row %d: prompt and completion: %w", i, err)
 		}
 	}
 	type widths struct{ prompt, completion int }

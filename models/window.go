@@ -58,8 +58,10 @@ func (r *hfReader) readWindows(k windowKeys, c *Config) {
 	if k == noWindows {
 		return
 	}
-	if r.present("sliding_window") && !r.read("sliding_window", &c.Window) {
+	if r.present("sliding_window") && !r.has("sliding_window") {
 		c.Window = 0
+	} else if r.read("sliding_window", &c.Window) && c.Window <= 0 {
+		r.fail("sliding_window is %d, must be positive or null", c.Window)
 	}
 	if k == everyLayer || c.NumLayers < 0 || c.NumLayers > 1<<16 {
 		return
@@ -79,6 +81,9 @@ func (r *hfReader) readWindows(k windowKeys, c *Config) {
 	if byType && len(types) != c.NumLayers {
 		r.fail("layer_types has %d entries, num_hidden_layers is %d", len(types), c.NumLayers)
 		return
+	}
+	if k == evenLayers && !byType && c.Window == 0 {
+		r.fail("sliding_window is null, but without layer_types every other layer slides")
 	}
 	for layer := range c.Sliding {
 		switch {

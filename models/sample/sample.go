@@ -119,9 +119,8 @@ func (s *Sampler) Sample(ctx context.Context, p models.Policy, prompts []Prompt,
 		if len(prompt.Tokens) == 0 {
 			return nil, fmt.Errorf("sample: prompt %d has no tokens", i)
 		}
-		if n := len(prompt.Tokens) + o.MaxNewTokens; n > s.config.MaxPositions {
-			return nil, fmt.Errorf("sample: prompt %d: %d tokens and %d new ones are more than the model's %d positions",
-				i, len(prompt.Tokens), o.MaxNewTokens, s.config.MaxPositions)
+		if err := s.config.CheckLength(len(prompt.Tokens) + o.MaxNewTokens); err != nil {
+			return nil, fmt.Errorf("sample: prompt %d and max_new_tokens %d: %w", i, o.MaxNewTokens, err)
 		}
 	}
 	if o.Fold && p.Adapter != nil {

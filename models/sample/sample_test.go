@@ -199,13 +199,13 @@ func TestSampleRefuses(t *testing.T) {
 	prompt := []Prompt{{Tokens: []int32{1}}}
 	good := Options{Temperature: 1, MaxNewTokens: 2}
 	for name, f := range map[string]func(o *Options, p *[]Prompt){
-		"temperature":    func(o *Options, _ *[]Prompt) { o.Temperature = 0 },
-		"top_k":          func(o *Options, _ *[]Prompt) { o.TopK = -1 },
-		"top_p":          func(o *Options, _ *[]Prompt) { o.TopP = 1.5 },
-		"max_new_tokens": func(o *Options, _ *[]Prompt) { o.MaxNewTokens = 0 },
-		"batch":          func(o *Options, _ *[]Prompt) { o.Batch = -1 },
-		"no tokens":      func(_ *Options, p *[]Prompt) { *p = []Prompt{{}} },
-		"positions":      func(o *Options, _ *[]Prompt) { o.MaxNewTokens = 512 },
+		"temperature":     func(o *Options, _ *[]Prompt) { o.Temperature = 0 },
+		"top_k":           func(o *Options, _ *[]Prompt) { o.TopK = -1 },
+		"top_p":           func(o *Options, _ *[]Prompt) { o.TopP = 1.5 },
+		"max_new_tokens":  func(o *Options, _ *[]Prompt) { o.MaxNewTokens = 0 },
+		"batch":           func(o *Options, _ *[]Prompt) { o.Batch = -1 },
+		"no tokens":       func(_ *Options, p *[]Prompt) { *p = []Prompt{{}} },
+		"the model takes": func(o *Options, _ *[]Prompt) { o.MaxNewTokens = 512 },
 	} {
 		o, prompts := good, prompt
 		f(&o, &prompts)
