@@ -20,7 +20,7 @@ type versioned struct {
 func merged(b compute.Backend, op, name string, learners []*learner) (models.Policy, error) {
 	first := learners[0]
 	if len(learners) == 1 {
-		return first.policy(b, name, false)
+		return first.policy(b, name)
 	}
 	if first.full {
 		mean, err := meanWeights(b, learners)
@@ -28,13 +28,13 @@ func merged(b compute.Backend, op, name string, learners []*learner) (models.Pol
 			return models.Policy{}, err
 		}
 		defer mean.Finalize()
-		return first.policyOf(b, name, mean, false)
+		return first.policyOf(b, name, mean)
 	}
 	adapters := make([]*models.Adapter, len(learners))
 	var policy models.Policy
 	for i, l := range learners {
 		var err error
-		if policy, err = l.policy(b, name, false); err != nil {
+		if policy, err = l.policy(b, name); err != nil {
 			return policy, err
 		}
 		adapters[i] = policy.Adapter

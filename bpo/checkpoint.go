@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,6 +12,9 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
+	"github.com/gomlx/gomlx/core/tensors"
 	"gobpo/internal/atomicfile"
 	"gobpo/models"
 	"gobpo/models/weights"
@@ -35,22 +39,76 @@ const (
 
 // SavePolicy writes a policy's own tensors (adapter and overrides, not the base) to one safetensors file, atomically.
 func SavePolicy(path string, p models.Policy) error {
-	set, meta := models.Weights{}, map[string]string{"name": p.Name}
+	set := models.Weights{}
 	for name, t := range p.Override {
-		set["override."+name] = t
+		set[overridePrefix+name] = t
 	}
 	if p.Adapter != nil {
-		lora, err := json.Marshal(p.Adapter.LoRA)
-		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		meta["lora"] = string(lora)
 		for name, t := range p.Adapter.Weights {
-			set["adapter."+name] = t
+			set[adapterPrefix+name] = t
 		}
 	}
-	defer dropHostCopies(set)
-	return weights.Write(path, set, meta)
+	return writeSet(path, set, policyMeta(p.Name, p.Adapter))
+}
+
+// Prefixes of a policy's tensors in its file.
+const overridePrefix, adapterPrefix = "override.", "adapter."
+
+func policyMeta(name string, a *models.Adapter) map[string]string {
+	meta := map[string]string{"name": name}
+	if a != nil {
+		lora, err := json.Marshal(a.LoRA)
+		if err != nil {
+			panic(err) // a struct of numbers and names
+		}
+		meta["lora"] = string(lora)
+	}
+	return meta
+}
+
+// writeSet writes tensors one by one, so that the host holds a copy of one at a time.
+func writeSet(path string, set models.Weights, meta map[string]string) error {
+	all := map[string]shapes.Shape{}
+	for name, t := range set {
+		all[name] = t.Shape()
+	}
+	return weights.WriteFunc(path, all, meta, func(name string, w io.Writer) error {
+		defer dropHostCopies(models.Weights{name: set[name]})
+		return writeRange(w, set[name], 0, int(set[name].ByteSize()))
+	})
+}
+
+// writeRange writes the bytes [from, to) of a tensor.
+func writeRange(w io.Writer, t *tensors.Tensor, from, to int) error {
+	var written error
+	err := t.ConstBytes(func(b []byte) { _, written = w.Write(b[from:to]) })
+	return errors.Join(err, written)
+}
+
+// save writes the learner's float32 weights as a policy's file, straight from its vectors.
+func (l *learner) save(path, name string) error {
+	type place struct {
+		block layout
+		at    int
+	}
+	defer dropHostCopies(l.w)
+	all, places, prefix := map[string]shapes.Shape{}, map[string]place{}, adapterPrefix
+	if l.full {
+		prefix = overridePrefix
+	}
+	for _, block := range l.blocks {
+		for i, n := range block.names {
+			all[prefix+n] = shapes.Make(dtypes.Float32, block.dims[i]...)
+			places[prefix+n] = place{block, i}
+		}
+	}
+	return weights.WriteFunc(path, all, policyMeta(name, l.start.Adapter), func(name string, w io.Writer) error {
+		p := places[name]
+		if l.full { // a vector of its own for each tensor
+			defer dropHostCopies(models.Weights{name: l.w[p.block.name]})
+		}
+		return writeRange(w, l.w[p.block.name], 4*p.block.at[p.at], 4*p.block.at[p.at+1])
+	})
 }
 
 // LoadPolicy reads what SavePolicy wrote, over a base. It checks every tensor against the model.
@@ -68,13 +126,13 @@ func LoadPolicy(path string, m *models.Model) (models.Policy, error) {
 		}
 	}
 	for name, t := range set {
-		if rest, ok := strings.CutPrefix(name, "override."); ok {
+		if rest, ok := strings.CutPrefix(name, overridePrefix); ok {
 			base, known := m.Base[rest]
 			if !known || !slices.Equal(base.Shape().Dimensions, t.Shape().Dimensions) {
 				return p, fmt.Errorf("%s: tensor %s %v does not fit the model", path, rest, t.Shape().Dimensions)
 			}
 			p.Override[rest] = t
-		} else if rest, ok := strings.CutPrefix(name, "adapter."); ok && p.Adapter != nil {
+		} else if rest, ok := strings.CutPrefix(name, adapterPrefix); ok && p.Adapter != nil {
 			p.Adapter.Weights[rest] = t
 		} else {
 			return p, fmt.Errorf("%s: unexpected tensor %s", path, name)
@@ -115,19 +173,13 @@ func (r *run) save(learners []*learner, behavior versioned, ref *reference, step
 	}
 	write := func() error {
 		for i, l := range learners {
-			policy, err := l.policy(r.setup.Backend, fmt.Sprintf("learner-%d", i), true)
-			if err != nil {
+			name := fmt.Sprintf("learner-%d", i)
+			if err := l.save(filepath.Join(tmp, name+".safetensors"), name); err != nil {
 				return err
 			}
-			err = SavePolicy(filepath.Join(tmp, policy.Name+".safetensors"), policy)
-			release(policy)
-			if err != nil {
+			if err := writeSet(filepath.Join(tmp, fmt.Sprintf("optimizer-%d.safetensors", i)), l.state, map[string]string{"optimizer": l.opt.Name}); err != nil {
 				return err
 			}
-			if err := weights.Write(filepath.Join(tmp, fmt.Sprintf("optimizer-%d.safetensors", i)), l.state, map[string]string{"optimizer": l.opt.Name}); err != nil {
-				return err
-			}
-			dropHostCopies(l.state)
 		}
 		if err := SavePolicy(filepath.Join(tmp, "behavior.safetensors"), behavior.policy); err != nil {
 			return err

@@ -93,9 +93,9 @@ func (l layout) pack(w models.Weights) (*tensors.Tensor, error) {
 	return tensors.FromFlatDataAndDimensions(flat, len(flat)), nil
 }
 
-// unpack copies a block's vector into tensors of their own, which join set: in the layout's dtypes or, exact, float32.
+// unpack copies a block's vector into tensors of their own, which join set, in the layout's dtypes.
 // It goes through the host for an adapter, whose many small tensors would take a backend long to compile.
-func (l layout) unpack(b compute.Backend, flat *tensors.Tensor, exact bool, set models.Weights) error {
+func (l layout) unpack(b compute.Backend, flat *tensors.Tensor, set models.Weights) error {
 	if len(l.names) > 1 {
 		values, err := tensors.CopyFlatData[float32](flat)
 		if err != nil {
@@ -106,12 +106,8 @@ func (l layout) unpack(b compute.Backend, flat *tensors.Tensor, exact bool, set 
 		}
 		return nil
 	}
-	dtype := l.dtypes[0]
-	if exact {
-		dtype = dtypes.Float32
-	}
-	unpack := models.Shared(b, "unpack", fmt.Sprint(l.dims, dtype), func(sets []models.NodeSet, _ []*Node) ([]models.NodeSet, []*Node) {
-		return []models.NodeSet{{"w": ConvertDType(Reshape(sets[0]["w"], l.dims[0]...), dtype)}}, nil
+	unpack := models.Shared(b, "unpack", fmt.Sprint(l.dims, l.dtypes), func(sets []models.NodeSet, _ []*Node) ([]models.NodeSet, []*Node) {
+		return []models.NodeSet{{"w": ConvertDType(Reshape(sets[0]["w"], l.dims[0]...), l.dtypes[0])}}, nil
 	})
 	sets, _, err := unpack.Call([]models.Arg{{Set: models.Weights{"w": flat}}})
 	if err != nil {

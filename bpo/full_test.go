@@ -184,7 +184,7 @@ func TestMastersKeepSmallSteps(t *testing.T) {
 	}
 	tr := stepper(b, l, opt, 100)
 	for step := range 8 {
-		p, err := l.policy(b, "", false)
+		p, err := l.policy(b, "")
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -79,17 +79,17 @@ func (l *learner) pack(set models.Weights) error {
 }
 
 // policy is the learner as it is now, in tensors of its own: those of an adapter float32, those of a full model in the
-// model's dtype or, exact, float32.
-func (l *learner) policy(b compute.Backend, name string, exact bool) (models.Policy, error) {
-	return l.policyOf(b, name, l.w, exact)
+// model's dtype.
+func (l *learner) policy(b compute.Backend, name string) (models.Policy, error) {
+	return l.policyOf(b, name, l.w)
 }
 
 // policyOf is the policy that flat vectors like the learner's stand for.
-func (l *learner) policyOf(b compute.Backend, name string, w models.Weights, exact bool) (models.Policy, error) {
+func (l *learner) policyOf(b compute.Backend, name string, w models.Weights) (models.Policy, error) {
 	p := models.Policy{Name: name, Base: l.start.Base, Override: l.start.Override}
 	set := models.Weights{}
 	for _, block := range l.blocks {
-		if err := block.unpack(b, w[block.name], exact, set); err != nil {
+		if err := block.unpack(b, w[block.name], set); err != nil {
 			set.Finalize()
 			return p, err
 		}

@@ -20,7 +20,7 @@ var MemoryParts = []string{"weights", "trained", "optimizer", "gradients", "acti
 //	policies     that are held beside: start, behavior, reference, and dense copies of folded ones
 //	runtime      the process, the XLA plugin and compilation
 type Memory struct {
-	Stage string // "sft", "train", "sample" or "save"
+	Stage string // "sft", "train" or "sample"
 	Bytes map[string]int64
 }
 
@@ -117,8 +117,6 @@ func (c *Config) Memory(m models.Config, dtype dtypes.DType, sft SFTConfig) []Me
 		"activations": forward, "logits": samples * int64(m.VocabSize) * 4 * copies, "policies": dense,
 		"kv cache": 2 * m.CacheMemory(c.Sample.Batch, prompt, c.Sample.N, c.MaxCompletionTokens),
 	})
-	// A checkpoint copies one learner to write it, on the device and on the host, and reads its state.
-	stage("save", held, map[string]int64{"policies": 8*trained + 4*c.Optimizer.stateSize(m, c)})
 	return stages
 }
 

@@ -83,7 +83,7 @@ func TestOptimizersMatchTorchAndTransformers(t *testing.T) {
 					if err := tr.apply(l, sums, step, 1); err != nil {
 						t.Fatal(err)
 					}
-					p, err := l.policy(b, "", true)
+					p, err := l.policy(b, "")
 					if err != nil {
 						t.Fatal(err)
 					}

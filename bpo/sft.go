@@ -113,5 +113,5 @@ func SFT(ctx context.Context, s SFTSetup) (models.Policy, error) {
 			s.Progress("sft", step+1, s.Config.Steps)
 		}
 	}
-	return l.policy(s.Backend, "sft", false)
+	return l.policy(s.Backend, "sft")
 }
