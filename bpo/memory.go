@@ -17,8 +17,8 @@ var MemoryParts = []string{"weights", "trained", "optimizer", "gradients", "acti
 //	activations  what a backward pass keeps, or a forward pass works on
 //	logits       over the vocabulary
 //	kv cache     of the sampler
-//	policies     that are held beside: start, behavior, reference, and dense copies of folded ones
-//	runtime      the process, the XLA plugin and compilation
+//	policies     that are held beside: start, behavior, reference, the one being measured, dense copies of folded ones
+//	runtime      the process, the XLA plugin, compilation, and what the heap keeps of tensors that were replaced
 type Memory struct {
 	Stage string // "sft", "train" or "sample"
 	Bytes map[string]int64
@@ -94,6 +94,7 @@ func (c *Config) Memory(m models.Config, dtype dtypes.DType, sft SFTConfig) []Me
 				s.Bytes[part] += n
 			}
 		}
+		s.Bytes["runtime"] += (s.Bytes["trained"] + s.Bytes["optimizer"] + s.Bytes["gradients"] + s.Bytes["policies"]) / 2
 		stages = append(stages, s)
 	}
 	if sft.Steps > 0 { // one learner at a time, before there is anything else
@@ -114,7 +115,7 @@ func (c *Config) Memory(m models.Config, dtype dtypes.DType, sft SFTConfig) []Me
 		copies = 8
 	}
 	stage("sample", held, map[string]int64{
-		"activations": forward, "logits": samples * int64(m.VocabSize) * 4 * copies, "policies": dense,
+		"activations": forward, "logits": samples * int64(m.VocabSize) * 4 * copies, "policies": dense + merged,
 		"kv cache": 2 * m.CacheMemory(c.Sample.Batch, prompt, c.Sample.N, c.MaxCompletionTokens),
 	})
 	return stages

@@ -61,12 +61,7 @@ func (c Config) GradientMemory(s GradientShape, dtype dtypes.DType) (activations
 	scores := batch * int64(c.NumHeads) * (prompt*prompt + fork*(prompt+int64(s.Completion)))
 
 	layer := tokens*(20*hidden+22*mlp+20*queries+10*keys) + 4*scores
-	logit := int64(4)
-	if dtype != dtypes.Float32 { // XLA's CPU backend computes in float32 and keeps some of both
-		layer += layer / 6
-		logit = 6
-	}
-	logits = batch * fork * int64(c.VocabSize) * logit
+	logits = batch * fork * int64(c.VocabSize) * 4
 	kept := layer * int64(c.NumLayers)
 	if s.Checkpointing {
 		kept = tokens*hidden*4*int64(c.NumLayers) + layer + layer/4
@@ -76,7 +71,7 @@ func (c Config) GradientMemory(s GradientShape, dtype dtypes.DType) (activations
 		activations += 8 * tokens * (5*hidden + mlp + queries) * int64(c.NumLayers)
 	}
 	if dtype != dtypes.Float32 {
-		activations += 4 * c.NumParams() // the weights as the backend computes with them
+		activations += 4 * c.NumParams() // the weights in float32, as the backend computes with them
 	}
 	return activations, logits
 }
