@@ -1,24 +1,24 @@
 package tokenizer
 
-import (
-	"fmt"
-	"strings"
-)
+import "fmt"
 
-// bpe merges the bytes of one piece into tokens, lowest rank first and leftmost
-// among equals.
+// bpe merges the symbols of one piece (bytes, or characters where chars is set) into tokens, lowest rank first and
+// leftmost among equals.
 type bpe struct {
 	byteID [256]int32       // token of each byte; -1: the vocabulary has none
+	chars  *charSymbols     // nil: byte-level
 	merges map[uint64]merge // by pair of ids
-	whole  map[string]int32 // pieces that are one token whatever the merges say; nil unless ignore_merges
+	whole  map[string]int32 // pieces that are one token whatever the merges say
+	unused map[int32]bool   // tokens to take apart again (SentencePiece)
 }
 
 type merge struct{ rank, id int32 }
 
 func pair(a, b int32) uint64 { return uint64(uint32(a))<<32 | uint64(uint32(b)) }
 
-// addMerges reads merges as pairs of token spellings; ids finds the tokens.
-func (b *bpe) addMerges(pairs [][2]string, ids map[string]int32) error {
+// addMerges reads merges as pairs of token spellings; ids finds the tokens. Merged, the right one loses the prefix
+// that marks the inside of a word.
+func (b *bpe) addMerges(pairs [][2]string, prefix string, ids map[string]int32) error {
 	b.merges = make(map[uint64]merge, len(pairs))
 	for rank, p := range pairs {
 		left, ok := ids[p[0]]
@@ -29,9 +29,12 @@ func (b *bpe) addMerges(pairs [][2]string, ids map[string]int32) error {
 		if !ok {
 			return fmt.Errorf("merge %d: %q is not in the vocabulary", rank, p[1])
 		}
-		id, ok := ids[p[0]+p[1]]
+		if len(p[1]) < len(prefix) {
+			return fmt.Errorf("merge %d: %q does not start with %q", rank, p[1], prefix)
+		}
+		id, ok := ids[p[0]+p[1][len(prefix):]]
 		if !ok {
-			return fmt.Errorf("merge %d: %q is not in the vocabulary", rank, p[0]+p[1])
+			return fmt.Errorf("merge %d: %q is not in the vocabulary", rank, p[0]+p[1][len(prefix):])
 		}
 		b.merges[pair(left, right)] = merge{int32(rank), id}
 	}
@@ -51,50 +54,42 @@ func (c candidate) before(d candidate) bool {
 	return c.rank < d.rank || c.rank == d.rank && c.pos < d.pos
 }
 
-const (
-	maxCachedWord  = 48      // bytes
-	maxCachedWords = 1 << 16 // then the cache starts afresh
-)
-
-// encoder holds the scratch space and the cache of one goroutine's encoding.
-type encoder struct {
-	cache map[string][]int32
-	syms  []symbol
-	heap  []candidate
-}
-
-// word appends the tokens of one piece to out.
-func (e *encoder) word(b *bpe, piece string, out []int32) []int32 {
-	if ids, ok := e.cache[piece]; ok {
-		return append(out, ids...)
+func (b *bpe) encode(e *encoder, piece string, out []int32) []int32 {
+	if id, ok := b.whole[piece]; ok {
+		return append(out, id)
+	}
+	e.syms = e.syms[:0]
+	if b.chars != nil {
+		b.chars.start(e, piece)
+	} else {
+		for i := range len(piece) {
+			if id := b.byteID[piece[i]]; id >= 0 {
+				e.push(id)
+			}
+		}
 	}
 	start := len(out)
-	if id, ok := b.whole[piece]; ok {
-		out = append(out, id)
-	} else {
-		out = e.merge(b, piece, out)
-	}
-	if len(piece) <= maxCachedWord {
-		if len(e.cache) >= maxCachedWords {
-			clear(e.cache)
-		}
-		// Cloned: a key must not keep the whole text alive.
-		e.cache[strings.Clone(piece)] = append([]int32(nil), out[start:]...)
+	out = e.merge(b, out)
+	if b.chars != nil && (b.unused != nil || b.chars.parts != nil) {
+		out = b.finish(e, out, start)
 	}
 	return out
 }
 
+// push adds a symbol.
+func (e *encoder) push(id int32) {
+	n := int32(len(e.syms))
+	e.syms = append(e.syms, symbol{id, n - 1, n + 1})
+}
+
 // merge does the merging: a heap of candidates over a linked list, so that a very
 // long piece costs n log n.
-func (e *encoder) merge(b *bpe, piece string, out []int32) []int32 {
-	syms := e.syms[:0]
-	for i := range len(piece) {
-		if id := b.byteID[piece[i]]; id >= 0 {
-			n := int32(len(syms))
-			syms = append(syms, symbol{id, n - 1, n + 1})
-		}
+func (e *encoder) merge(b *bpe, out []int32) []int32 {
+	syms := e.syms
+	e.heap = e.heap[:0]
+	if b.unused != nil {
+		e.halves = map[int32][2]int32{}
 	}
-	e.syms, e.heap = syms, e.heap[:0]
 	if len(syms) == 0 {
 		return out
 	}
@@ -116,10 +111,12 @@ func (e *encoder) merge(b *bpe, piece string, out []int32) []int32 {
 		s.id, s.next, right.id = c.id, right.next, -1
 		if s.next >= 0 {
 			syms[s.next].prev = c.pos
-			e.consider(b, c.pos)
 		}
 		if s.prev >= 0 {
 			e.consider(b, s.prev)
+		}
+		if s.next >= 0 {
+			e.consider(b, c.pos)
 		}
 	}
 	for i := int32(0); i >= 0; i = syms[i].next {
@@ -134,6 +131,9 @@ func (e *encoder) consider(b *bpe, pos int32) {
 	m, ok := b.merges[pair(s.id, e.syms[s.next].id)]
 	if !ok {
 		return
+	}
+	if b.unused[m.id] {
+		e.halves[m.id] = [2]int32{s.id, e.syms[s.next].id}
 	}
 	h := append(e.heap, candidate{m.rank, pos, m.id})
 	for i := len(h) - 1; i > 0; {

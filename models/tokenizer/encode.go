@@ -1,50 +1,87 @@
 package tokenizer
 
 import (
+	"slices"
 	"unicode/utf8"
-
-	"golang.org/x/text/unicode/norm"
 )
 
 // Encode gives the ids of text. Special tokens written in it become their ids, as
 // chat templates need; never use it on what users typed (see EncodePlain). Neither
-// BOS nor EOS is added. Bytes that are not UTF-8 count as U+FFFD. Where the
-// vocabulary lacks a byte (SmolLM2 has no U+0004), it is left out, as in Hugging Face.
-func (t *Tokenizer) Encode(text string) []int32 { return t.encode(text, t.finders[0]) }
+// BOS nor EOS is added (see EncodeWithSpecials). Bytes that are not UTF-8 count as U+FFFD. Where a
+// vocabulary without an unknown token lacks a byte (SmolLM2 has no U+0004), it is left out, as in Hugging Face.
+func (t *Tokenizer) Encode(text string) []int32 { return t.encode(text, reading{}) }
 
 // EncodePlain gives the ids of text that may not contain control tokens: "<|im_end|>"
 // typed by a user is the ten characters. Added tokens that are not special (a
 // model's "<think>") are still found, as in Hugging Face with split_special_tokens.
-func (t *Tokenizer) EncodePlain(text string) []int32 { return t.encode(text, t.finders[1]) }
+func (t *Tokenizer) EncodePlain(text string) []int32 { return t.encode(text, reading{plain: true}) }
 
-func (t *Tokenizer) encode(text string, find [2]*finder) []int32 {
+// EncodeWithSpecials is Encode with what the tokenizer's post-processor puts around a text, such as BOS in front or EOS
+// behind: Hugging Face's tokenizer(text), whose add_special_tokens is true.
+func (t *Tokenizer) EncodeWithSpecials(text string) []int32 {
+	return slices.Concat(t.prefix, t.Encode(text), t.suffix)
+}
+
+// EncodeLiteral is Encode for text of which some bytes are known to be no part of a special token, because a user
+// wrote them: literal holds their offsets, in ascending order. A special token that takes in one of them is ordinary
+// text. Text that is not UTF-8 has no special tokens.
+//
+// Where special tokens are matched in text that the normalizer has changed (normalized: true in tokenizer.json), the
+// offsets of those say nothing, and they are parsed as by Encode; see LiteralKnown.
+func (t *Tokenizer) EncodeLiteral(text string, literal []int) []int32 {
+	return t.encode(text, reading{plain: !utf8.ValidString(text), literal: literal})
+}
+
+// LiteralKnown reports whether EncodeLiteral can tell every special token from a user's text.
+func (t *Tokenizer) LiteralKnown() bool {
+	return len(t.normalizers) == 0 || !slices.ContainsFunc(t.added, func(a addedToken) bool { return a.special && a.normalized })
+}
+
+func (t *Tokenizer) encode(text string, how reading) []int32 {
 	if !utf8.ValidString(text) {
 		text = lossy([]byte(text))
 	}
 	e := t.borrow()
 	defer t.giveBack(e)
 	out := make([]int32, 0, len(text)/4+1)
-	find[0].segments(text, &out, func(segment string) {
-		if t.nfc {
-			segment = norm.NFC.String(segment)
+	t.finders[0].segments(text, how, &out, func(segment string, at int) {
+		inner := reading{plain: how.plain}
+		if len(t.normalizers) == 0 {
+			for _, l := range how.literal {
+				inner.literal = append(inner.literal, l-at)
+			}
 		}
-		find[1].segments(segment, &out, func(plain string) {
-			out = t.pieces(e, t.split, plain, out)
+		p := t.normalize(piece{segment, at == 0})
+		t.finders[1].segments(p.s, inner, &out, func(plain string, at int) {
+			out = t.pieces(e, 0, piece{plain, p.first && at == 0}, out)
 		})
 	})
 	return out
 }
 
-// pieces splits s by the first scanner, the pieces by the second and so on, and
-// appends the tokens of the final pieces.
-func (t *Tokenizer) pieces(e *encoder, split []scanner, s string, out []int32) []int32 {
-	if len(split) == 0 {
-		return e.word(&t.bpe, s, out)
+// normalize applies the normalizers in turn.
+func (t *Tokenizer) normalize(p piece) piece {
+	for _, n := range t.normalizers {
+		if p.s == "" {
+			break
+		}
+		p = n.normalize(p)
 	}
-	for i := 0; i < len(s); {
-		end := split[0](s, i)
-		out = t.pieces(e, split[1:], s[i:end], out)
-		i = end
+	return p
+}
+
+// pieces splits p by the pre-tokenizers from depth on and appends the tokens of the final pieces.
+func (t *Tokenizer) pieces(e *encoder, depth int, p piece, out []int32) []int32 {
+	if depth == len(t.pre) {
+		return e.word(t.model, p.s, out)
+	}
+	if depth == len(e.spans) {
+		e.spans = append(e.spans, nil)
+	}
+	text, spans := t.pre[depth].split(e, p, e.spans[depth][:0])
+	e.spans[depth] = spans
+	for _, s := range spans {
+		out = t.pieces(e, depth+1, piece{text[s.from:s.to], p.first && s.from == 0}, out)
 	}
 	return out
 }
@@ -63,88 +100,15 @@ func (t *Tokenizer) borrow() *encoder {
 
 func (t *Tokenizer) giveBack(e *encoder) {
 	const keep = 1 << 16 // scratch of a giant piece is not kept
-	if cap(e.syms) > keep {
-		e.syms, e.heap = nil, nil
+	if cap(e.syms) > keep || cap(e.best) > keep || cap(e.matches) > keep {
+		e.syms, e.heap, e.best, e.path, e.matches = nil, nil, nil, nil, nil
+	}
+	for i := range e.spans {
+		if cap(e.spans[i]) > keep {
+			e.spans[i] = nil
+		}
 	}
 	t.mu.Lock()
 	t.free = append(t.free, e)
 	t.mu.Unlock()
-}
-
-// finder finds added tokens in text: leftmost first, the longest where several start.
-type finder struct {
-	first [256]bool // bytes that start a token
-	nodes []trieNode
-}
-
-type trieNode struct {
-	next map[byte]int32
-	id   int32 // -1: no token ends here
-}
-
-func (f *finder) add(content string, id int32) {
-	if content == "" {
-		return
-	}
-	if f.nodes == nil {
-		f.nodes = []trieNode{{id: -1}}
-	}
-	f.first[content[0]] = true
-	at := int32(0)
-	for i := range len(content) {
-		next, ok := f.nodes[at].next[content[i]]
-		if !ok {
-			next = int32(len(f.nodes))
-			f.nodes = append(f.nodes, trieNode{id: -1})
-			if f.nodes[at].next == nil {
-				f.nodes[at].next = map[byte]int32{}
-			}
-			f.nodes[at].next[content[i]] = next
-		}
-		at = next
-	}
-	f.nodes[at].id = id
-}
-
-// match gives the longest token that starts s; n is 0 where none does.
-func (f *finder) match(s string) (id int32, n int) {
-	at := int32(0)
-	for i := range len(s) {
-		next, ok := f.nodes[at].next[s[i]]
-		if !ok {
-			break
-		}
-		if at = next; f.nodes[at].id >= 0 {
-			id, n = f.nodes[at].id, i+1
-		}
-	}
-	return id, n
-}
-
-// segments appends the ids of the tokens found in s to out and calls plain, which
-// appends too, on the text between them.
-func (f *finder) segments(s string, out *[]int32, plain func(string)) {
-	from := 0
-	if f.nodes != nil {
-		for i := 0; i < len(s); {
-			if !f.first[s[i]] {
-				i++
-				continue
-			}
-			id, n := f.match(s[i:])
-			if n == 0 {
-				i++
-				continue
-			}
-			if from < i {
-				plain(s[from:i])
-			}
-			*out = append(*out, id)
-			i += n
-			from = i
-		}
-	}
-	if from < len(s) {
-		plain(s[from:])
-	}
 }

@@ -115,7 +115,8 @@ func TestFromGGUFRefuses(t *testing.T) {
 		value any
 		want  string // every part of it must be in the message
 	}{
-		{"model", "llama", `model is "llama"|gpt2`},
+		{"model", "bert", `model is "bert"|gpt2|llama`},
+		{"model", "llama", "scores is not 261 numbers"},
 		{"model", nil, `model is ""`},
 		{"pre", "deepseek-llm", `pre is "deepseek-llm"|known: default, gpt-2`},
 		{"tokens", nil, "tokens is missing"},

@@ -7,19 +7,16 @@ import (
 	"strings"
 )
 
-// The parts of a tokenizer.json. Fields that change the ids are all listed, so that
-// decoding can refuse the ones it does not know.
+// The parts of a tokenizer.json.
 type (
 	hfFile struct {
-		Version       string          `json:"version"`
-		Truncation    json.RawMessage `json:"truncation"`
 		Padding       *hfPadding      `json:"padding"`
 		AddedTokens   []hfAdded       `json:"added_tokens"`
-		Normalizer    *hfStep         `json:"normalizer"`
-		PreTokenizer  *hfStep         `json:"pre_tokenizer"`
-		PostProcessor *hfStep         `json:"post_processor"`
-		Decoder       *hfStep         `json:"decoder"`
-		Model         hfModel         `json:"model"`
+		Normalizer    json.RawMessage `json:"normalizer"`
+		PreTokenizer  json.RawMessage `json:"pre_tokenizer"`
+		PostProcessor json.RawMessage `json:"post_processor"`
+		Decoder       json.RawMessage `json:"decoder"`
+		Model         json.RawMessage `json:"model"`
 	}
 	hfPadding struct {
 		PadID int64 `json:"pad_id"`
@@ -33,54 +30,7 @@ type (
 		Normalized bool   `json:"normalized"`
 		Special    bool   `json:"special"`
 	}
-	hfModel struct {
-		Type            string           `json:"type"`
-		Dropout         *float64         `json:"dropout"`
-		UnkToken        *string          `json:"unk_token"`
-		SubwordPrefix   *string          `json:"continuing_subword_prefix"`
-		EndOfWordSuffix *string          `json:"end_of_word_suffix"`
-		FuseUnk         bool             `json:"fuse_unk"`
-		ByteFallback    bool             `json:"byte_fallback"`
-		IgnoreMerges    bool             `json:"ignore_merges"`
-		Vocab           map[string]int64 `json:"vocab"`
-		Merges          []hfMerge        `json:"merges"`
-	}
 	hfMerge [2]string
-	// hfStep is a normalizer, pre-tokenizer, post-processor or decoder: the union of
-	// the fields of the kinds known here.
-	hfStep struct {
-		Type             string               `json:"type"`
-		Normalizers      []hfStep             `json:"normalizers,omitempty"`
-		PreTokenizers    []hfStep             `json:"pretokenizers,omitempty"`
-		Processors       []hfStep             `json:"processors,omitempty"`
-		IndividualDigits *bool                `json:"individual_digits,omitempty"`
-		Pattern          *hfPattern           `json:"pattern,omitempty"`
-		Behavior         string               `json:"behavior,omitempty"`
-		Invert           *bool                `json:"invert,omitempty"`
-		AddPrefixSpace   *bool                `json:"add_prefix_space,omitempty"`
-		TrimOffsets      *bool                `json:"trim_offsets,omitempty"`
-		UseRegex         *bool                `json:"use_regex,omitempty"`
-		Single           []hfPiece            `json:"single,omitempty"`
-		Pair             []hfPiece            `json:"pair,omitempty"`
-		SpecialTokens    map[string]hfSpecial `json:"special_tokens,omitempty"`
-	}
-	hfPattern struct {
-		Regex  string `json:"Regex"`
-		String string `json:"String,omitempty"`
-	}
-	hfPiece struct {
-		SpecialToken *hfRef `json:"SpecialToken,omitempty"`
-		Sequence     *hfRef `json:"Sequence,omitempty"`
-	}
-	hfRef struct {
-		ID     string `json:"id"`
-		TypeID int    `json:"type_id"`
-	}
-	hfSpecial struct {
-		ID     string   `json:"id"`
-		IDs    []int64  `json:"ids"`
-		Tokens []string `json:"tokens"`
-	}
 )
 
 // UnmarshalJSON reads both spellings of a merge: "a b" and ["a", "b"].
@@ -89,35 +39,51 @@ func (m *hfMerge) UnmarshalJSON(b []byte) error {
 	if json.Unmarshal(b, &s) == nil {
 		left, right, ok := strings.Cut(s, " ")
 		if !ok {
-			return fmt.Errorf("merge %q is not two tokens", s)
+			return fmt.Errorf("merge %q is not two tokens", clip(s))
 		}
 		*m = hfMerge{left, right}
 		return nil
 	}
 	var two []string
 	if err := json.Unmarshal(b, &two); err != nil || len(two) != 2 {
-		return fmt.Errorf("merge %s is not two tokens", b)
+		return fmt.Errorf("merge %q is not two tokens", clip(string(b)))
 	}
 	*m = hfMerge{two[0], two[1]}
 	return nil
 }
 
-// UnmarshalJSON refuses fields this package does not know.
-func (s *hfStep) UnmarshalJSON(b []byte) error {
-	type plain hfStep
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
-	if err := d.Decode((*plain)(s)); err != nil {
-		var kind struct{ Type string }
-		_ = json.Unmarshal(b, &kind)
-		return fmt.Errorf("%q step: %w", kind.Type, err)
+// kindOf is the type a step names, "null" if there is no step.
+func kindOf(step json.RawMessage) (string, error) {
+	if len(step) == 0 || string(step) == "null" {
+		return "null", nil
 	}
-	return nil
+	var k struct {
+		Type *string `json:"type"`
+	}
+	if err := json.Unmarshal(step, &k); err != nil {
+		return "", err
+	}
+	if k.Type == nil {
+		return "", nil // old files leave out the type of a BPE model
+	}
+	return clip(*k.Type), nil
 }
 
-// FromHF makes the tokenizer of a Hugging Face tokenizer.json: byte-level BPE, split by
-// ByteLevel, Digits or one of the expressions of GPT-2, Llama-3 and Qwen2, with or
-// without NFC. Anything else that would change the ids is an error naming it.
+// fields decodes a step into a struct, refusing the fields it does not have: they may change the ids.
+func fields(step json.RawMessage, into any) error {
+	d := json.NewDecoder(bytes.NewReader(step))
+	d.DisallowUnknownFields()
+	return d.Decode(into)
+}
+
+// typed is the field every step has.
+type typed struct {
+	Type string `json:"type"`
+}
+
+// FromHF makes the tokenizer of a Hugging Face tokenizer.json, with the ids and texts that Hugging Face tokenizers
+// gives. What it does not do is an error naming it; docs/tokenizers.md lists what it does. Truncation and padding
+// settings are off.
 //
 // The file does not say which token is EOS; until Configure is told, it is the usual
 // name for it that the vocabulary has (<|endoftext|>, <|end_of_text|>, </s>, <eos>).
@@ -134,43 +100,52 @@ func fromHF(data []byte) (*Tokenizer, error) {
 	if err := json.Unmarshal(data, &f); err != nil {
 		return nil, err
 	}
-	t := &Tokenizer{}
-	if err := f.Model.check(); err != nil {
+	t := &Tokenizer{source: bytes.Clone(data)}
+	var err error
+	if t.normalizers, err = readNormalizer(f.Normalizer); err != nil {
+		return nil, fmt.Errorf("normalizer %w", err)
+	}
+	if t.pre, t.steps, err = readPreTokenizer(f.PreTokenizer); err != nil {
+		return nil, fmt.Errorf("pre_tokenizer %w", err)
+	}
+	if err := t.readDecoder(f.Decoder); err != nil {
+		return nil, fmt.Errorf("decoder %w", err)
+	}
+	if err := t.readModel(f.Model, f.AddedTokens); err != nil {
 		return nil, err
 	}
-	if err := t.readNormalizer(f.Normalizer); err != nil {
-		return nil, err
-	}
-	if err := t.readPreTokenizer(f.PreTokenizer); err != nil {
-		return nil, err
-	}
-	if f.Decoder == nil || f.Decoder.Type != "ByteLevel" {
-		return nil, fmt.Errorf("decoder %s is not supported; only ByteLevel", f.Decoder.name())
-	}
-	if err := t.readVocab(f); err != nil {
-		return nil, err
-	}
-	unk := int32(-1)
-	if u := f.Model.UnkToken; u != nil {
-		id, ok := f.Model.Vocab[*u]
-		if !ok {
-			return nil, fmt.Errorf("model.unk_token %q is not in the vocabulary", *u)
+	t.find()
+	if len(t.decoders) == 1 {
+		if _, ok := t.decoders[0]().(*byteLevel); ok {
+			t.rawBytes()
 		}
-		unk = int32(id)
-	}
-	if err := t.build(f.Model.IgnoreMerges, unk); err != nil {
-		return nil, err
 	}
 	t.guessSpecials()
 	if f.Padding != nil && f.Padding.PadID >= 0 && f.Padding.PadID < int64(len(t.tokens)) {
 		t.pad = int32(f.Padding.PadID)
 	}
-	return t, t.readPostProcessor(f.PostProcessor)
+	if err := t.readPostProcessor(f.PostProcessor); err != nil {
+		return nil, fmt.Errorf("post_processor %w", err)
+	}
+	if len(t.prefix) == 1 {
+		t.bos = t.prefix[0]
+	}
+	return t, nil
 }
 
-func (s *hfStep) name() string {
-	if s == nil {
-		return "null"
+// readAdded takes the added tokens into the vocabulary.
+func (t *Tokenizer) readAdded(added []hfAdded, limit int64) error {
+	seen := map[int64]bool{}
+	for _, a := range added {
+		if seen[a.ID] {
+			return fmt.Errorf("added token %q: id %d is listed twice", clip(a.Content), a.ID)
+		}
+		seen[a.ID] = true
+		if err := t.add(a.Content, a.ID, limit); err != nil {
+			return err
+		}
+		t.added = append(t.added, addedToken{id: int32(a.ID), content: a.Content, special: a.Special, normalized: a.Normalized,
+			singleWord: a.SingleWord, lstrip: a.LStrip, rstrip: a.RStrip})
 	}
-	return s.Type
+	return nil
 }

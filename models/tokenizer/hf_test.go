@@ -33,22 +33,20 @@ func edit(t testing.TB, g int, path string, value any) []byte {
 	return out
 }
 
-type object = map[string]any
-
 func TestFromHFRefuses(t *testing.T) {
 	byteLevel := object{"type": "ByteLevel", "add_prefix_space": false, "use_regex": false}
 	sequence := func(steps ...any) object { return object{"type": "Sequence", "pretokenizers": steps} }
+	template := func(single ...any) object { return object{"type": "TemplateProcessing", "single": single} }
 	for _, c := range []struct {
 		path  string
 		value any
 		want  string
 	}{
-		{"model.type", "Unigram", `model.type "Unigram" is not supported`},
-		{"model.type", "WordPiece", `model.type "WordPiece"`},
+		{"model.type", "Unigram", "model: "},
+		{"model.type", "Bigram", `model.type "Bigram" is not supported`},
 		{"model.dropout", 0.1, "model.dropout 0.1"},
-		{"model.continuing_subword_prefix", "##", `continuing_subword_prefix "##"`},
-		{"model.end_of_word_suffix", "</w>", `end_of_word_suffix "</w>"`},
-		{"model.byte_fallback", true, "byte_fallback"},
+		{"model.continuing_subword_prefix", "##", `merge 4: "i" does not start with "##"`},
+		{"model.surprise", true, `unknown field "surprise"`},
 		{"model.unk_token", "<unk>", `unk_token "<unk>" is not in the vocabulary`},
 		{"model.vocab", object{}, "vocab is empty"},
 		{"model.vocab", object{"a": -1}, `"a" has id -1`},
@@ -58,30 +56,37 @@ func TestFromHFRefuses(t *testing.T) {
 		{"model.merges", []string{"ab"}, `merge "ab" is not two tokens`},
 		{"model.merges", []any{[]string{"a"}}, "is not two tokens"},
 		{"model.merges", []string{"a 東"}, `merge 0: "東" is not in the vocabulary`},
-		{"normalizer", object{"type": "Lowercase"}, "normalizer Lowercase"},
-		{"normalizer", object{"type": "Sequence", "normalizers": []any{object{"type": "NFC"}, object{"type": "NFKC"}}}, "normalizer NFKC"},
-		{"normalizer", object{"type": "Prepend", "prepend": "_"}, `"Prepend" step: json: unknown field "prepend"`},
-		{"pre_tokenizer", nil, "pre_tokenizer null"},
-		{"pre_tokenizer", object{"type": "Whitespace"}, "pre_tokenizer Whitespace"},
-		{"pre_tokenizer", object{"type": "Metaspace", "replacement": "_"}, `"Metaspace" step`},
-		{"pre_tokenizer", sequence(), "pre_tokenizer null"},
-		{"pre_tokenizer", sequence(object{"type": "Punctuation", "behavior": "Contiguous"}, byteLevel), "pre_tokenizer Punctuation"},
-		{"pre_tokenizer", sequence(byteLevel, object{"type": "Digits"}), "pre_tokenizer Digits is not supported; it must end with ByteLevel"},
-		{"pre_tokenizer", sequence(byteLevel, byteLevel), "as the last step only"},
-		{"pre_tokenizer.add_prefix_space", true, "add_prefix_space"},
+		{"normalizer", object{"type": "Capitalize"}, "normalizer Capitalize is not supported"},
+		{"normalizer", object{"type": "Sequence", "normalizers": []any{object{"type": "NFC"}, object{"type": "NFX"}}}, "normalizer NFX"},
+		{"normalizer", object{"type": "NFC", "form": "C"}, `normalizer NFC: json: unknown field "form"`},
+		{"normalizer", object{"type": "Prepend", "append": "_"}, `normalizer Prepend: json: unknown field "append"`},
+		{"normalizer", object{"type": "Replace", "content": "x"}, "normalizer Replace: has no pattern"},
+		{"normalizer", object{"type": "Replace", "pattern": object{"String": ""}, "content": "x"}, "has an empty pattern"},
+		{"normalizer", object{"type": "Replace", "pattern": object{"Regex": `[\p{L}&&[a-z]]`}, "content": "x"}, "&& in a class is not supported"},
+		{"normalizer", object{"type": "Precompiled", "precompiled_charsmap": "AAAA"}, "charsmap is too short"},
+		{"normalizer", object{"type": "Precompiled", "precompiled_charsmap": "/////w=="}, "size of its trie is wrong"},
+		{"normalizer", object{"type": "Precompiled", "precompiled_charsmap": "?"}, "illegal base64"},
+		{"pre_tokenizer", object{"type": "UnicodeScripts"}, "pre_tokenizer UnicodeScripts is not supported"},
+		{"pre_tokenizer", object{"type": "Metaspace", "replacement": "__"}, `replacement "__" is not one character`},
+		{"pre_tokenizer", object{"type": "Metaspace", "replacement": "_", "prepend_scheme": "last"}, `prepend_scheme "last"`},
+		{"pre_tokenizer", object{"type": "Metaspace", "replacement": "_", "prepend_scheme": "first", "add_prefix_space": false}, `prepend_scheme "first"`},
+		{"pre_tokenizer", object{"type": "CharDelimiterSplit", "delimiter": "ab"}, "not one character"},
+		{"pre_tokenizer", sequence(object{"type": "Punctuation", "behavior": "Exploded"}, byteLevel), `behavior "Exploded" is not supported`},
 		{"pre_tokenizer.surprise", true, `unknown field "surprise"`},
-		{"pre_tokenizer", sequence(object{"type": "Split"}, byteLevel), "Split has no pattern"},
-		{"pre_tokenizer", sequence(object{"type": "Split", "pattern": object{"Regex": `\d+`}, "behavior": "Isolated", "invert": false}, byteLevel), `pattern "\\d+"`},
-		{"pre_tokenizer", sequence(object{"type": "Split", "pattern": object{"String": " "}, "behavior": "Isolated", "invert": false}, byteLevel), `pattern " "`},
-		{"pre_tokenizer", sequence(object{"type": "Split", "pattern": object{"Regex": qwen2Pattern}, "behavior": "Removed", "invert": false}, byteLevel), `behavior "Removed" and invert false`},
-		{"decoder", nil, "decoder null"},
-		{"decoder", object{"type": "WordPiece"}, "decoder WordPiece"},
-		{"post_processor", object{"type": "RobertaProcessing"}, "post_processor RobertaProcessing"},
-		{"post_processor", object{"type": "BertProcessing", "sep": []any{"a", 1}}, `"BertProcessing" step`},
-		{"post_processor", object{"type": "TemplateProcessing", "single": []any{object{"Sequence": object{"id": "A"}}, object{"SpecialToken": object{"id": "</s>"}}}}, "more than one token in front"},
-		{"post_processor", object{"type": "TemplateProcessing", "single": []any{object{"SpecialToken": object{"id": "<s>"}}, object{"Sequence": object{"id": "A"}}}}, `"<s>" is not one token`},
-		{"added_tokens.0.lstrip", true, `"<|endoftext|>": single_word, lstrip`},
-		{"added_tokens.0.single_word", true, "single_word"},
+		{"pre_tokenizer", sequence(object{"type": "Split", "behavior": "Isolated"}, byteLevel), "Split: has no pattern"},
+		{"pre_tokenizer", sequence(object{"type": "Split", "pattern": object{"String": "a"}}, byteLevel), "Split: has no behavior"},
+		{"pre_tokenizer", sequence(object{"type": "Split", "pattern": object{"Regex": `(?:a+)+`}, "behavior": "Isolated"}, byteLevel), "a repetition of repetitions"},
+		{"decoder", object{"type": "CTC"}, "decoder CTC is not supported"},
+		{"decoder", object{"type": "Sequence", "decoders": []any{}}, "decoder Sequence is empty"},
+		{"decoder", object{"type": "Sequence", "decoders": []any{object{"type": "Fuse"}, object{"type": "WordPiece"}}}, "WordPiece after a step that makes all tokens one"},
+		{"decoder", object{"type": "Strip", "content": "", "start": 1, "stop": 0}, "not one character"},
+		{"post_processor", object{"type": "RobertaProcessing"}, "has no sep or no cls"},
+		{"post_processor", object{"type": "BertProcessing", "sep": []any{"a"}}, "is not a token and its id"},
+		{"post_processor", object{"type": "BertProcessing", "sep": []any{"a", 1}, "cls": []any{"b", 1 << 30}}, "id 1073741824 is not in the vocabulary"},
+		{"post_processor", object{"type": "Surround"}, "post_processor Surround is not supported"},
+		{"post_processor", template(object{"Sequence": object{"id": "A"}}, object{"Sequence": object{"id": "A"}}), "the text 2 times"},
+		{"post_processor", template(object{"Sequence": object{"id": "B"}}), "neither a special token nor the text"},
+		{"post_processor", template(object{"SpecialToken": object{"id": "<s>"}}, object{"Sequence": object{"id": "A"}}), `"<s>" is not one of its special_tokens`},
 		{"added_tokens.0.id", 1, "id 1 is"},
 		{"added_tokens.0.content", "x", "id 0 is both"},
 		{"added_tokens.0.content", "", "empty token"},
@@ -108,7 +113,11 @@ func TestFromHFVariants(t *testing.T) {
 		texts[i] = c.Text
 	}
 	var pairs [][]string
-	for _, m := range base.merges {
+	var file struct{ Model struct{ Merges []hfMerge } }
+	if err := json.Unmarshal(g.Tokenizer, &file); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range file.Model.Merges {
 		pairs = append(pairs, m[:])
 	}
 	noRegex := object{"type": "ByteLevel", "use_regex": false}
@@ -186,8 +195,8 @@ func TestMissingBytes(t *testing.T) {
 	}
 	file["model"].(object)["fuse_unk"] = true
 	data, _ := json.Marshal(file)
-	if _, err := FromHF(data); err == nil || !strings.Contains(err.Error(), "fuse_unk") {
-		t.Errorf("fuse_unk: %v", err)
+	if got, want := mustHF(t, data).Encode("acc€ba"), []int32{0, 3, 3, 1, 0}; !slices.Equal(got, want) {
+		t.Errorf("fused: %v, want %v", got, want)
 	}
 }
 
@@ -209,14 +218,15 @@ func TestConfigure(t *testing.T) {
 	if err := back.Configure(config); err != nil {
 		t.Fatal(err)
 	}
-	if back.bos != tok.bos || back.eos != tok.eos || back.pad != tok.pad || back.addBOS != tok.addBOS {
+	if back.bos != tok.bos || back.eos != tok.eos || back.pad != tok.pad || back.AddBOS() != tok.AddBOS() {
 		t.Errorf("%s reads back as another configuration", config)
 	}
 	for want, s := range map[string]string{
 		`eos_token "<eos>" is not in the vocabulary`: `{"bos_token": "<|im_end|>", "eos_token": "<eos>"}`,
-		"has no content":   `{"eos_token": {"text": "x"}}`,
-		"add_prefix_space": `{"add_prefix_space": true}`,
-		"unexpected end":   `{`,
+		"has no content": `{"eos_token": {"text": "x"}}`,
+		`"x" is no id`:   `{"added_tokens_decoder": {"x": {"content": "y"}}}`,
+		"is both":        `{"added_tokens_decoder": {"5": {"content": "y"}}}`,
+		"unexpected end": `{`,
 	} {
 		if err := back.Configure([]byte(s)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", s, err, want)

@@ -2,8 +2,9 @@ package tokenizer
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
+	"slices"
+	"strconv"
 )
 
 // usual names of the special tokens, most specific first.
@@ -35,6 +36,7 @@ type hfConfig struct {
 	EOS            *hfToken `json:"eos_token,omitempty"`
 	Pad            *hfToken `json:"pad_token,omitempty"`
 	AddBOS         *bool    `json:"add_bos_token,omitempty"`
+	AddEOS         *bool    `json:"add_eos_token,omitempty"`
 	AddPrefixSpace *bool    `json:"add_prefix_space,omitempty"`
 	ChatTemplate   string   `json:"chat_template,omitempty"`
 	CleanUp        *bool    `json:"clean_up_tokenization_spaces,omitempty"`
@@ -61,13 +63,15 @@ func (h *hfToken) UnmarshalJSON(b []byte) error {
 func (t *Tokenizer) Configure(tokenizerConfigJSON []byte) error {
 	var c struct {
 		hfConfig
-		ChatTemplate json.RawMessage `json:"chat_template"` // a string or a list: the caller's business
+		ChatTemplate json.RawMessage    `json:"chat_template"` // a string or a list: the caller's business
+		Added        map[string]hfAdded `json:"added_tokens_decoder"`
+		Legacy       *bool              `json:"legacy"`
 	}
 	if err := json.Unmarshal(tokenizerConfigJSON, &c); err != nil {
 		return fmt.Errorf("tokenizer_config.json: %w", err)
 	}
-	if c.AddPrefixSpace != nil && *c.AddPrefixSpace {
-		return errors.New("tokenizer_config.json: add_prefix_space is not supported")
+	if err := t.configureAdded(c.Added); err != nil {
+		return fmt.Errorf("tokenizer_config.json: %w", err)
 	}
 	ids := [3]int32{t.bos, t.eos, t.pad}
 	for i, f := range []struct {
@@ -84,17 +88,61 @@ func (t *Tokenizer) Configure(tokenizerConfigJSON []byte) error {
 		ids[i] = id
 	}
 	t.bos, t.eos, t.pad = ids[0], ids[1], ids[2]
-	if c.AddBOS != nil {
-		t.addBOS = *c.AddBOS
+	t.addEnds(c.AddBOS, c.AddEOS)
+	if c.AddPrefixSpace != nil {
+		t.setPrefixSpace(*c.AddPrefixSpace)
+	}
+	if c.Legacy != nil && t.sp != nil {
+		t.sp.everywhere = *c.Legacy
+		t.model, t.pre, t.normalizers = nil, nil, nil
+		t.sp.assemble(t)
 	}
 	return nil
+}
+
+// addEnds sets whether BOS goes in front of every text and EOS behind; nil leaves it.
+func (t *Tokenizer) addEnds(bos, eos *bool) {
+	set := func(ids []int32, id int32, add *bool, before bool) []int32 {
+		has := slices.Contains(ids, id)
+		switch {
+		case add == nil || id < 0 || *add == has:
+			return ids
+		case !*add:
+			return slices.DeleteFunc(slices.Clone(ids), func(x int32) bool { return x == id })
+		case before:
+			return append([]int32{id}, ids...)
+		}
+		return append(slices.Clone(ids), id)
+	}
+	t.prefix, t.suffix = set(t.prefix, t.bos, bos, true), set(t.suffix, t.eos, eos, false)
+}
+
+// setPrefixSpace does what transformers does with add_prefix_space: it goes before the setting of a ByteLevel
+// pre-tokenizer that stands alone, and is nothing to others.
+func (t *Tokenizer) setPrefixSpace(add bool) {
+	var f hfFile
+	if t.source == nil || json.Unmarshal(t.source, &f) != nil {
+		return
+	}
+	if kind, err := kindOf(f.PreTokenizer); err != nil || kind != "ByteLevel" {
+		return
+	}
+	has := len(t.pre) > 0 && t.pre[0] == preTokenizer(spacePrefix{})
+	switch {
+	case add && !has:
+		t.pre, t.steps = slices.Insert(t.pre, 0, preTokenizer(spacePrefix{})), slices.Insert(t.steps, 0, "prefix-space")
+	case !add && has:
+		t.pre, t.steps = t.pre[1:], t.steps[1:]
+	}
 }
 
 // ConfigJSON writes the tokenizer_config.json that goes with MarshalJSON's file.
 // chatTemplate may be empty.
 func (t *Tokenizer) ConfigJSON(chatTemplate string) ([]byte, error) {
-	no, addBOS := false, t.AddBOS()
-	c := hfConfig{Class: "PreTrainedTokenizerFast", AddBOS: &addBOS, AddPrefixSpace: &no, CleanUp: &no, ChatTemplate: chatTemplate}
+	no, addBOS, addEOS := false, t.AddBOS(), t.eos >= 0 && slices.Contains(t.suffix, t.eos)
+	prefixSpace := len(t.steps) > 0 && t.steps[0] == "prefix-space"
+	c := hfConfig{Class: "PreTrainedTokenizerFast", AddBOS: &addBOS, AddEOS: &addEOS, AddPrefixSpace: &prefixSpace, CleanUp: &no,
+		ChatTemplate: chatTemplate}
 	for _, f := range []struct {
 		to *(*hfToken)
 		id int32
@@ -105,4 +153,53 @@ func (t *Tokenizer) ConfigJSON(chatTemplate string) ([]byte, error) {
 		}
 	}
 	return json.MarshalIndent(c, "", "  ")
+}
+
+// configureAdded adds the tokens of added_tokens_decoder that the vocabulary does not have, and makes those of a
+// SentencePiece model that it lists added tokens, as transformers does.
+func (t *Tokenizer) configureAdded(byID map[string]hfAdded) error {
+	var missing []hfAdded
+	for key, a := range byID {
+		id, err := strconv.ParseInt(key, 10, 32)
+		if err != nil {
+			return fmt.Errorf("added_tokens_decoder: %q is no id", clip(key))
+		}
+		a.ID = id
+		if _, known := t.kind[int32(id)]; !known || id >= int64(len(t.tokens)) || t.tokens[id] != a.Content {
+			missing = append(missing, a)
+		}
+	}
+	if len(missing) == 0 {
+		return nil
+	}
+	slices.SortFunc(missing, func(a, b hfAdded) int { return int(a.ID - b.ID) })
+	bos, eos, pad := t.bos, t.eos, t.pad
+	if err := t.readAdded(missing, int64(2*len(t.tokens)+1<<16)); err != nil {
+		return fmt.Errorf("added_tokens_decoder: %w", err)
+	}
+	if err := t.index(); err != nil {
+		return fmt.Errorf("added_tokens_decoder: %w", err)
+	}
+	t.bos, t.eos, t.pad = bos, eos, pad
+	t.find()
+	if t.raw != nil {
+		t.rawBytes()
+	}
+	if t.source == nil {
+		return nil
+	}
+	var f map[string]json.RawMessage
+	var added []hfAdded
+	if err := json.Unmarshal(t.source, &f); err != nil {
+		return err
+	}
+	if err := json.Unmarshal(f["added_tokens"], &added); err != nil && f["added_tokens"] != nil {
+		return err
+	}
+	var err error
+	if f["added_tokens"], err = json.Marshal(append(added, missing...)); err != nil {
+		return err
+	}
+	t.source, err = json.Marshal(f)
+	return err
 }

@@ -175,7 +175,7 @@ func comparePeer(t *testing.T, tok *Tokenizer, n int, seed uint64) {
 		for j := range ids[i] {
 			ids[i][j] = int32(rng.IntN(tok.VocabSize()))
 			if rng.IntN(2) == 0 { // single bytes, to break characters
-				ids[i][j] = max(0, tok.bpe.byteID[rng.IntN(256)])
+				ids[i][j] = max(0, tok.model.(*bpe).byteID[rng.IntN(256)])
 			}
 		}
 	}

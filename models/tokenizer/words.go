@@ -12,11 +12,11 @@ import (
 // tokens. The same words in the same order give the same ids. Any text can be
 // encoded and comes back.
 func FromWords(words []string) (*Tokenizer, error) {
-	t := &Tokenizer{stages: rules["gpt-2"]}
+	t, b := &Tokenizer{}, &byteBPE{rule: "gpt-2"}
 	for b := range 256 {
 		t.tokens = append(t.tokens, string(byteRune[b]))
 	}
-	if err := t.build(false, -1); err != nil {
+	if err := t.buildBytes(b); err != nil {
 		return nil, err
 	}
 	for i, w := range words {
@@ -37,7 +37,7 @@ func FromWords(words []string) (*Tokenizer, error) {
 		t.added = append(t.added, addedToken{id: int32(len(t.tokens)), content: s, special: true})
 		t.tokens = append(t.tokens, s)
 	}
-	if err := t.build(false, -1); err != nil {
+	if err := t.buildBytes(b); err != nil {
 		return nil, err
 	}
 	t.eos, t.pad = t.added[0].id, t.added[1].id
@@ -47,11 +47,11 @@ func FromWords(words []string) (*Tokenizer, error) {
 // learn adds merges until each piece of word is one token. New merges rank last, so
 // earlier words stay one token: theirs apply before and leave nothing to merge.
 func (t *Tokenizer) learn(word string) {
-	e := &encoder{}
+	e, m := &encoder{}, t.model.(*bpe)
 	for i := 0; i < len(word); {
 		end := scanGPT2(word, i)
 		for {
-			ids := e.merge(&t.bpe, word[i:end], nil)
+			ids := m.encode(e, word[i:end], nil)
 			if len(ids) == 1 {
 				break
 			}
@@ -62,8 +62,8 @@ func (t *Tokenizer) learn(word string) {
 				t.tokens = append(t.tokens, left+right)
 				t.ids[left+right] = id
 			}
-			t.bpe.merges[pair(ids[0], ids[1])] = merge{int32(len(t.merges)), id}
-			t.merges = append(t.merges, [2]string{left, right})
+			m.merges[pair(ids[0], ids[1])] = merge{int32(len(t.bytes.merges)), id}
+			t.bytes.merges = append(t.bytes.merges, [2]string{left, right})
 		}
 		i = end
 	}
