@@ -164,3 +164,33 @@ func BenchmarkDecode(b *testing.B) {
 		tok.Decode(ids)
 	}
 }
+
+// BenchmarkClasses encodes real text by every class. The vocabularies are small: more tokens and more merging than real
+// ones would cost.
+func BenchmarkClasses(b *testing.B) {
+	texts := realText(b, 1<<20)
+	size := 0
+	for _, s := range texts {
+		size += len(s)
+	}
+	run := func(name string, tok *Tokenizer) {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(size))
+			for b.Loop() {
+				for _, s := range texts {
+					tok.EncodePlain(s)
+				}
+			}
+		})
+	}
+	for _, class := range committedClasses(b).Tokenizers {
+		if !strings.Contains(class.Name, "split") && !strings.Contains(class.Name, "punctuation") {
+			run(class.Name, mustHF(b, class.JSON))
+		}
+	}
+	var p pieces
+	fixture(b, "testdata/pieces.json.gz", &p)
+	for _, m := range p.Models {
+		run("SentencePiece "+m.Name, mustSP(b, m.Model))
+	}
+}

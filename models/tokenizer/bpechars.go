@@ -171,17 +171,18 @@ func (b *bpe) finish(e *encoder, out []int32, start int) []int32 {
 			emit(half[1])
 			return
 		}
-		if c.parts == nil || id < c.base {
-			out = append(out, id)
-			return
-		}
-		e.syms = e.syms[:0]
-		if c.bytes != nil && c.fallback(e, c.parts[id-c.base]) {
-			for _, s := range e.syms {
-				out = append(out, s.id)
+		if c.parts != nil && id >= c.base {
+			e.syms = e.syms[:0]
+			if c.bytes != nil && c.fallback(e, c.parts[id-c.base]) {
+				for _, s := range e.syms {
+					out = append(out, s.id)
+				}
+				return
 			}
-		} else if c.unk >= 0 && (len(out) == start || out[len(out)-1] != c.unk) {
-			out = append(out, c.unk)
+			id = c.unk
+		}
+		if id >= 0 && (id != c.unk || len(out) == start || out[len(out)-1] != id) {
+			out = append(out, id)
 		}
 	}
 	for _, id := range ids {

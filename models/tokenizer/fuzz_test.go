@@ -18,7 +18,15 @@ func FuzzFromHF(f *testing.F) {
 		f.Add([]byte(g.Tokenizer), "the parrot's 12 é<|im_end|>")
 	}
 	f.Add([]byte(`{"pre_tokenizer":{"type":"ByteLevel"},"decoder":{"type":"ByteLevel"},"model":{"vocab":{"a":0,"b":5,"ab":9},"merges":["a b"]}}`), "aab")
-	f.Add([]byte(`{"model":{"vocab":{"a":0},"merges":[["a","a"]]}}`), "")
+	for _, file := range []string{
+		`{"model":{"vocab":{"a":0},"merges":[["a","a"]]}}`,
+		`{"normalizer":{"type":"BertNormalizer"},"pre_tokenizer":{"type":"BertPreTokenizer"},"decoder":{"type":"WordPiece"},"model":{"type":"WordPiece","unk_token":"u","vocab":{"a":0,"##a":5,"u":9}}}`,
+		`{"normalizer":{"type":"Precompiled","precompiled_charsmap":"BAAAAAAAAABhAA=="},"pre_tokenizer":{"type":"Metaspace","replacement":"_"},"decoder":{"type":"Metaspace","replacement":"_"},"model":{"type":"Unigram","unk_id":0,"byte_fallback":true,"vocab":[["u",0],["_a",-1],["a",-2]]}}`,
+		`{"normalizer":{"type":"Sequence","normalizers":[{"type":"Nmt"},{"type":"NFKC"},{"type":"Replace","pattern":{"Regex":"a*|^"},"content":"b"}]},"pre_tokenizer":{"type":"Split","pattern":{"Regex":"\\p{L}+|[[a]b]++"},"behavior":"MergedWithNext","invert":true},"decoder":{"type":"Sequence","decoders":[{"type":"ByteFallback"},{"type":"Fuse"},{"type":"Strip","content":" ","start":1,"stop":1}]},"model":{"type":"BPE","unk_token":"u","fuse_unk":true,"byte_fallback":true,"continuing_subword_prefix":"#","end_of_word_suffix":"$","vocab":{"a":0,"#a$":5,"u":9,"aa$":3},"merges":["a #a$"]}}`,
+		`{"added_tokens":[{"id":3,"content":"aa","lstrip":true,"rstrip":true,"single_word":true,"normalized":true}],"post_processor":{"type":"BertProcessing","sep":["a",0],"cls":["a",0]},"model":{"type":"WordLevel","unk_token":"a","vocab":{"a":0,"b":1}}}`,
+	} {
+		f.Add([]byte(file), "a aa <b")
+	}
 	f.Fuzz(func(t *testing.T, data []byte, s string) {
 		tok, err := FromHF(data)
 		if err != nil {
@@ -32,6 +40,13 @@ func FuzzFromHF(f *testing.F) {
 			if id < 0 || int(id) >= tok.VocabSize() {
 				t.Fatalf("id %d of %d", id, tok.VocabSize())
 			}
+		}
+		stream, b := tok.NewDecoder(), strings.Builder{}
+		for _, id := range ids {
+			b.WriteString(stream.Push(id))
+		}
+		if b.WriteString(stream.Flush()); b.String() != tok.Decode(ids) {
+			t.Fatalf("%v streams as %q, decodes as %q", ids, b.String(), tok.Decode(ids))
 		}
 		again, err := json.Marshal(tok)
 		if err != nil {

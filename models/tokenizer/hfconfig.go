@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // usual names of the special tokens, most specific first.
@@ -88,6 +89,9 @@ func (t *Tokenizer) Configure(tokenizerConfigJSON []byte) error {
 		ids[i] = id
 	}
 	t.bos, t.eos, t.pad = ids[0], ids[1], ids[2]
+	if err := t.classDefaults(&c.hfConfig); err != nil {
+		return fmt.Errorf("tokenizer_config.json: %w", err)
+	}
 	t.addEnds(c.AddBOS, c.AddEOS)
 	if c.AddPrefixSpace != nil {
 		t.setPrefixSpace(*c.AddPrefixSpace)
@@ -96,6 +100,29 @@ func (t *Tokenizer) Configure(tokenizerConfigJSON []byte) error {
 		t.sp.everywhere = *c.Legacy
 		t.model, t.pre, t.normalizers = nil, nil, nil
 		t.sp.assemble(t)
+	}
+	return nil
+}
+
+// classDefaults fills in what transformers' tokenizer classes do with a SentencePiece model where the file is silent.
+// Classes that number the pieces in their own way are refused.
+func (t *Tokenizer) classDefaults(c *hfConfig) error {
+	if t.sp == nil {
+		return nil
+	}
+	yes := true
+	switch strings.TrimSuffix(c.Class, "Fast") {
+	case "", "PreTrainedTokenizer", "TokenizersBackend":
+	case "LlamaTokenizer", "CodeLlamaTokenizer", "GemmaTokenizer":
+		if c.AddBOS == nil {
+			c.AddBOS = &yes
+		}
+	case "T5Tokenizer":
+		if c.AddEOS == nil {
+			c.AddEOS = &yes
+		}
+	default:
+		return fmt.Errorf("tokenizer_class %q with a SentencePiece model is not supported: it needs a tokenizer.json (save_pretrained of a fast tokenizer writes one)", clip(c.Class))
 	}
 	return nil
 }

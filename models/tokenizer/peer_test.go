@@ -5,7 +5,6 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"slices"
@@ -76,7 +75,15 @@ func TestClassesFixture(t *testing.T) { compareClasses(t, committedClasses(t)) }
 
 func committedClasses(t testing.TB) *classes {
 	t.Helper()
-	f, err := os.Open("testdata/classes.json.gz")
+	var c classes
+	fixture(t, "testdata/classes.json.gz", &c)
+	return &c
+}
+
+// fixture reads compressed JSON.
+func fixture(t testing.TB, path string, into any) {
+	t.Helper()
+	f, err := os.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,15 +92,9 @@ func committedClasses(t testing.TB) *classes {
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := io.ReadAll(z)
-	if err != nil {
+	if err := json.NewDecoder(z).Decode(into); err != nil {
 		t.Fatal(err)
 	}
-	var c classes
-	if err := json.Unmarshal(raw, &c); err != nil {
-		t.Fatal(err)
-	}
-	return &c
 }
 
 func compareClasses(t *testing.T, c *classes) {

@@ -256,21 +256,33 @@ func (m *spModel) assemble(t *Tokenizer) {
 		t.decoders = append(t.decoders, eachToken(func(_ int, s string) string { return unescape(s) }))
 	}
 	t.decoders = append(t.decoders, func() stage { return &byteFallback{} }, func() stage { return fuse{} })
-	if m.dummyPrefix {
-		t.decoders = append(t.decoders, func() stage { return &cut{content: " ", start: 1, left: 1} })
+	if n := m.leadingSpaces(); n > 0 {
+		t.decoders = append(t.decoders, func() stage { return &cut{content: " ", start: n, left: n} })
 	}
 	t.find()
+}
+
+// leadingSpaces is how many spaces decoding takes away in front: the one that was put there, or all, where a text never
+// starts with any.
+func (m *spModel) leadingSpaces() int {
+	switch {
+	case m.removeExtra:
+		return 1 << 20
+	case m.dummyPrefix:
+		return 1
+	}
+	return 0
 }
 
 // unigramModel scores as SentencePiece does: in single precision, user-defined pieces above all others.
 func (m *spModel) unigramModel(ids, user map[string]int32, bytes *[256]int32) *unigram {
 	u := &unigram{unk: m.unk, single: true, bytes: bytes, scores: make([]float64, len(m.pieces)), user: map[int32]bool{}}
-	lowest, highest := float32(math.MaxFloat32), float32(0x1p-126)
+	lowest := float32(math.MaxFloat32)
 	var entries []entry
 	for id, p := range m.pieces {
 		u.scores[id] = float64(p.score)
 		if p.kind == pieceNormal {
-			lowest, highest = min(lowest, p.score), max(highest, p.score)
+			lowest = min(lowest, p.score)
 		}
 	}
 	for s, id := range ids {
@@ -281,7 +293,7 @@ func (m *spModel) unigramModel(ids, user map[string]int32, bytes *[256]int32) *u
 	for _, id := range user {
 		u.user[id] = true
 	}
-	u.unkScore, u.perByte = float64(lowest-unkPenalty), highest
+	u.unkScore = float64(lowest - unkPenalty)
 	u.trie = newTrie(entries)
 	return u
 }

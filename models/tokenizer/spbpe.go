@@ -14,21 +14,23 @@ func (m *spModel) bpeModel(ids, user map[string]int32, bytes *[256]int32) *bpe {
 	c := b.chars
 	c.bytes, c.unk, c.fuse, c.base = bytes, m.unk, true, int32(len(m.pieces))
 	parts := map[string]int32{}
-	half := func(s string) (int32, bool) {
+	known := func(s string) bool {
+		_, ok := ids[s]
+		_, n := utf8.DecodeRuneInString(s)
+		return ok || n == len(s)
+	}
+	half := func(s string) int32 {
 		if id, ok := ids[s]; ok {
-			return id, true
-		}
-		r, n := utf8.DecodeRuneInString(s)
-		if n != len(s) {
-			return 0, false
+			return id
 		}
 		id, ok := parts[s]
 		if !ok { // a character that is no piece itself, but may become part of one
 			id = c.base + int32(len(c.parts))
 			parts[s], c.parts = id, append(c.parts, s)
+			r, _ := utf8.DecodeRuneInString(s)
 			c.by[0][0].set(r, id)
 		}
-		return id, true
+		return id
 	}
 	rank := m.ranks()
 	for id, p := range m.pieces {
@@ -42,15 +44,8 @@ func (m *spModel) bpeModel(ids, user map[string]int32, bytes *[256]int32) *bpe {
 			b.unused[int32(id)] = true
 		}
 		for i := range p.text {
-			if i == 0 {
-				continue
-			}
-			left, ok := half(p.text[:i])
-			if !ok {
-				continue
-			}
-			if right, ok := half(p.text[i:]); ok {
-				b.merges[pair(left, right)] = merge{rank[id], int32(id)}
+			if left, right := p.text[:i], p.text[i:]; i > 0 && known(left) && known(right) {
+				b.merges[pair(half(left), half(right))] = merge{rank[id], int32(id)}
 			}
 		}
 	}

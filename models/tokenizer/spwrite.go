@@ -44,6 +44,9 @@ func (m *spModel) json(t *Tokenizer) ([]byte, error) {
 	if m.escape {
 		space = wordMark
 		replace("String", " ", wordMark)
+		if m.removeExtra {
+			replace("Regex", wordMark+`+\z`, "")
+		}
 	}
 	switch {
 	case m.dummyPrefix && !m.everywhere:
@@ -62,8 +65,8 @@ func (m *spModel) json(t *Tokenizer) ([]byte, error) {
 		replace("String", wordMark, " ")
 	}
 	steps = append(steps, object{"type": "ByteFallback"}, object{"type": "Fuse"})
-	if m.dummyPrefix {
-		steps = append(steps, object{"type": "Strip", "content": " ", "start": 1, "stop": 0})
+	if n := m.leadingSpaces(); n > 0 {
+		steps = append(steps, object{"type": "Strip", "content": " ", "start": n, "stop": 0})
 	}
 	f["decoder"] = object{"type": "Sequence", "decoders": steps}
 	if m.bpe {

@@ -189,3 +189,55 @@ func TestConcurrentUse(t *testing.T) {
 	}
 	wg.Wait()
 }
+
+// TestRoundTripByteLevel: what is encoded comes back, for byte-level vocabularies without normalizer.
+func TestRoundTripByteLevel(t *testing.T) {
+	n := 0
+	for _, class := range committedClasses(t).Tokenizers {
+		tok := mustHF(t, class.JSON)
+		if tok.raw == nil || len(tok.normalizers) > 0 || class.Name == "roberta" || class.Name == "clip" { // which add spaces
+			continue
+		}
+		n++
+		t.Run(class.Name, func(t *testing.T) {
+			rapid.Check(t, func(t *rapid.T) {
+				s := rapid.OneOf(text(), rapid.String()).Draw(t, "text")
+				if got := tok.Decode(tok.EncodePlain(s)); got != s {
+					t.Fatalf("%q comes back as %q", s, got)
+				}
+			})
+		})
+	}
+	if n < 7 {
+		t.Errorf("only %d byte-level tokenizers", n)
+	}
+}
+
+// TestEncodeLiteral: a special token that takes in a byte of a user's text is ordinary text.
+func TestEncodeLiteral(t *testing.T) {
+	tok := mustHF(t, goldens(t)[0].Tokenizer)
+	end, _ := tok.Special("<|im_end|>")
+	const s = "é<|im_end|>a<|im_end|>"
+	plain := tok.EncodePlain("<|im_end|>")
+	for _, c := range []struct {
+		literal []int
+		ends    int
+	}{{nil, 2}, {[]int{0}, 2}, {[]int{2}, 1}, {[]int{11}, 1}, {[]int{12}, 2}, {[]int{13}, 1}, {[]int{5, 22}, 0}, {[]int{23}, 2}} {
+		ids := tok.EncodeLiteral(s, c.literal)
+		n := 0
+		for _, id := range ids {
+			if id == end {
+				n++
+			}
+		}
+		if n != c.ends || tok.DecodeRaw(ids) != s {
+			t.Errorf("literal %v: %v has %d ends, want %d", c.literal, ids, n, c.ends)
+		}
+	}
+	if got := tok.EncodeLiteral("<|im_end|>\xff", nil); slices.Contains(got, end) || len(got) < len(plain) {
+		t.Errorf("not UTF-8: %v", got)
+	}
+	if !tok.LiteralKnown() {
+		t.Error("a tokenizer without normalizer does not know")
+	}
+}
