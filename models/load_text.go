@@ -25,20 +25,35 @@ func optional(path string) ([]byte, error) {
 	return raw, nil
 }
 
-// loadTokenizer reads tokenizer.json, tokenizer_config.json and the chat template; a directory may have none of them.
+// loadTokenizer reads tokenizer.json or else a SentencePiece model, tokenizer_config.json and the chat template; a
+// directory may have none of them.
 func (m *Model) loadTokenizer(dir string) error {
-	path := filepath.Join(dir, "tokenizer.json")
-	raw, err := optional(path)
-	if err != nil {
-		return err
+	var raw []byte
+	var err error
+	for _, kind := range []struct {
+		name string
+		read func([]byte) (*tokenizer.Tokenizer, error)
+	}{
+		{"tokenizer.json", tokenizer.FromHF},
+		{"tokenizer.model", tokenizer.FromSentencePiece},
+		{"spiece.model", tokenizer.FromSentencePiece},
+	} {
+		path := filepath.Join(dir, kind.name)
+		if raw, err = optional(path); err != nil {
+			return err
+		}
+		if raw == nil {
+			continue
+		}
+		if m.Tokenizer, err = kind.read(raw); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		break
 	}
-	if raw == nil {
+	if m.Tokenizer == nil {
 		return noTokenizer(dir)
 	}
-	if m.Tokenizer, err = tokenizer.FromHF(raw); err != nil {
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	path = filepath.Join(dir, "tokenizer_config.json")
+	path := filepath.Join(dir, "tokenizer_config.json")
 	if raw, err = optional(path); err != nil {
 		return err
 	}
@@ -59,11 +74,9 @@ func (m *Model) loadTokenizer(dir string) error {
 
 // noTokenizer refuses a directory whose tokenizer is in a form that is not read; one that has none at all is in order.
 func noTokenizer(dir string) error {
-	for _, name := range []string{"tokenizer.model", "vocab.json", "spiece.model"} {
-		if _, err := os.Stat(filepath.Join(dir, name)); err == nil {
-			return fmt.Errorf(`%s: there is %s but no tokenizer.json; make it: python -c "from transformers import AutoTokenizer as T; T.from_pretrained('%s').save_pretrained('%s')"`,
-				dir, name, dir, dir)
-		}
+	if _, err := os.Stat(filepath.Join(dir, "vocab.json")); err == nil {
+		return fmt.Errorf(`%s: there is vocab.json but no tokenizer.json; make it: python -c "from transformers import AutoTokenizer as T; T.from_pretrained('%s').save_pretrained('%s')"`,
+			dir, dir, dir)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package models
 
 import (
+	"compress/gzip"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -270,5 +271,50 @@ func TestReadConfig(t *testing.T) {
 	}
 	if _, err := ReadConfig(filepath.Join(dir, "none")); err == nil {
 		t.Error("no error for a path that does not exist")
+	}
+}
+
+// A directory without tokenizer.json but with a SentencePiece model is read by that, with tokenizer_config.json's
+// settings.
+func TestLoadSentencePiece(t *testing.T) {
+	f, err := os.Open("tokenizer/testdata/pieces.json.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	z, err := gzip.NewReader(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p struct {
+		Texts  []string
+		Models []struct {
+			Model []byte
+			IDs   [][]int32
+		}
+	}
+	if err := json.NewDecoder(z).Decode(&p); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"tokenizer.model", "spiece.model"} {
+		dir := t.TempDir()
+		put(t, dir, name, string(p.Models[0].Model))
+		put(t, dir, "tokenizer_config.json", `{"tokenizer_class": "LlamaTokenizer", "eos_token": "</s>", "chat_template": "{{ messages }}"}`)
+		var m Model
+		if err := m.loadTokenizer(dir); err != nil {
+			t.Fatal(err)
+		}
+		if !m.Tokenizer.AddBOS() || m.Tokenizer.EOS() != 2 || m.ChatTemplate != "{{ messages }}" {
+			t.Errorf("%s: adds BOS %t, EOS %d, template %q", name, m.Tokenizer.AddBOS(), m.Tokenizer.EOS(), m.ChatTemplate)
+		}
+		for i, s := range p.Texts {
+			if got := m.Tokenizer.EncodePlain(s); !slices.Equal(got, p.Models[0].IDs[i]) {
+				t.Errorf("%s: %q is %v, want %v", name, s, got, p.Models[0].IDs[i])
+			}
+		}
+		put(t, dir, name, "no model")
+		if err := new(Model).loadTokenizer(dir); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("a broken model: %v", err)
+		}
 	}
 }
