@@ -148,15 +148,9 @@ func tokenise(m *models.Model, useTemplate string, prompts []data.Prompt, limit 
 					messages = append(messages, chat.Message{Role: msg.Role, Content: msg.Content})
 				}
 			}
-			bos := ""
-			if id, ok := t.BOS(); ok {
-				bos = t.DecodeRaw([]int32{id})
+			if ids, err = chat.Encode(t, m.ChatTemplate, messages, true); err != nil {
+				return nil, 0, fmt.Errorf("prompt %s: %w", p.ID, err)
 			}
-			text, err := chat.Render(m.ChatTemplate, messages, true, bos, t.DecodeRaw([]int32{t.EOS()}))
-			if err != nil {
-				return nil, 0, fmt.Errorf("prompt %s: chat template: %w", p.ID, err)
-			}
-			ids = t.Encode(text)
 		} else {
 			ids = t.EncodePlain(p.Prompt)
 			if id, ok := t.BOS(); ok && t.AddBOS() {

@@ -60,8 +60,9 @@ func TestGoldens(t *testing.T) {
 	}
 }
 
-// The real model's template gives the prompts its golden log-probs were made for.
-func TestSmolLM2(t *testing.T) {
+// smolLM2 is the real model's template and what its golden log-probs were made for.
+func smolLM2(t *testing.T) (template string, logps []smolPrompt) {
+	t.Helper()
 	dir, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
@@ -75,24 +76,35 @@ func TestSmolLM2(t *testing.T) {
 	}
 	var g struct {
 		ChatTemplate string `json:"chat_template"`
-		Logps        []struct{ Prompt string }
+		Logps        []smolPrompt
 	}
 	if err := json.Unmarshal(data, &g); err != nil {
 		t.Fatal(err)
 	}
+	return g.ChatTemplate, g.Logps
+}
+
+type smolPrompt struct {
+	Prompt    string
+	PromptIDs []int32 `json:"prompt_ids"`
+}
+
+// The real model's template gives the prompts its golden log-probs were made for.
+func TestSmolLM2(t *testing.T) {
+	template, logps := smolLM2(t)
 	system := "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
 	for _, c := range []struct {
 		messages []Message
 		prompt   bool
 		want     string
 	}{
-		{[]Message{{"user", "How do I teach kids to meditate?"}}, true, g.Logps[0].Prompt},
+		{[]Message{{"user", "How do I teach kids to meditate?"}}, true, logps[0].Prompt},
 		{[]Message{{"user", "a"}, {"assistant", "b"}}, false, system + "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"},
 		{[]Message{{"system", "s"}, {"user", " {{ a }} "}}, true, "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\n {{ a }} <|im_end|>\n<|im_start|>assistant\n"},
 		{nil, true, "<|im_start|>assistant\n"},
 		{nil, false, ""},
 	} {
-		got, err := Render(g.ChatTemplate, c.messages, c.prompt, "<|im_start|>", "<|im_end|>")
+		got, err := Render(template, c.messages, c.prompt, "<|im_start|>", "<|im_end|>")
 		if err != nil || got != c.want {
 			t.Errorf("%v: %q, %v; want %q", c.messages, got, err, c.want)
 		}

@@ -106,6 +106,9 @@ func split(self string, _ *exec.Value, args *exec.VarArgs) (any, error) {
 	return stringList(strings.SplitN(self, sep.String(), limit+1)), nil
 }
 
+// isSpace is Python's white space.
+func isSpace(r rune) bool { return unicode.IsSpace(r) || r >= 0x1C && r <= 0x1F }
+
 func strip(left, right bool) strMethod {
 	return func(self string, _ *exec.Value, args *exec.VarArgs) (any, error) {
 		var chars *exec.Value
@@ -115,7 +118,7 @@ func strip(left, right bool) strMethod {
 		})); err != nil {
 			return nil, exec.ErrInvalidCall(err)
 		}
-		in := func(r rune) bool { return unicode.IsSpace(r) || r >= 0x1C && r <= 0x1F } // Python's white space
+		in := isSpace
 		if !chars.IsNil() {
 			in = func(r rune) bool { return strings.ContainsRune(chars.String(), r) }
 		}

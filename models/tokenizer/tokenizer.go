@@ -186,6 +186,15 @@ func (t *Tokenizer) Controls() []string {
 // outside the vocabulary.
 func (t *Tokenizer) Token(id int32) string { return t.DecodeRaw([]int32{id}) }
 
+// Spelling is one id as the vocabulary spells it ("Ġthe", "▁the", "</s>"): for special tokens, the text that stands for
+// them in chat templates. "" for ids outside the vocabulary.
+func (t *Tokenizer) Spelling(id int32) string {
+	if id < 0 || int(id) >= len(t.tokens) {
+		return ""
+	}
+	return t.tokens[id]
+}
+
 // PreTokenizer names the splitting rule: gpt-2, smollm, llama-bpe or qwen2, else its
 // steps.
 func (t *Tokenizer) PreTokenizer() string {
