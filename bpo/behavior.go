@@ -39,7 +39,7 @@ func merged(b compute.Backend, op, name string, learners []*learner) (models.Pol
 		}
 		adapters[i] = policy.Adapter
 	}
-	adapter, err := models.Merge(op, adapters) // shares nothing with its inputs
+	adapter, err := models.Merge(op, adapters, nil) // shares nothing with its inputs
 	for _, a := range adapters {
 		a.Weights.Finalize()
 	}

@@ -176,6 +176,12 @@ func (c *Config) Validate() error {
 		}
 		return fmt.Errorf("%s: %q is not one of %s", key, got, strings.Join(want, ", "))
 	}
+	loraErr := func() error {
+		if err := c.LoRA.Validate(); err != nil && !c.full() {
+			return fmt.Errorf("lora.%w", err)
+		}
+		return nil
+	}
 	lossErr := func() error { _, err := c.Loss.resolve(); return err }
 	var reference, dataErr error
 	if c.ReferencePath() == "" {
@@ -202,10 +208,7 @@ func (c *Config) Validate() error {
 		check(c.EMAAlpha > 0 && c.EMAAlpha <= 1, "ema_alpha", "must be in (0, 1], got %g", c.EMAAlpha),
 		check(c.EMAEvery >= 1, "ema_every", "must be at least 1, got %d", c.EMAEvery),
 		check(c.Learners >= 1, "learners", "must be at least 1, got %d", c.Learners),
-		check(c.full() || c.LoRA.Rank >= 1, "lora.rank", "must be at least 1, got %d", c.LoRA.Rank),
-		check(c.full() || c.LoRA.Alpha > 0, "lora.alpha", "must be positive, got %g", c.LoRA.Alpha),
-		check(c.LoRA.Dropout >= 0 && c.LoRA.Dropout < 1, "lora.dropout", "must be in [0, 1), got %g", c.LoRA.Dropout),
-		check(c.full() || len(c.LoRA.Targets) > 0, "lora.targets", "names no layer; use all-linear"),
+		loraErr(),
 		lossErr(),
 		c.Optimizer.validate("optimizer", c.Steps),
 		check(c.Sample.N >= 2, "sample.n", "a pair needs at least 2 completions a prompt, got %d", c.Sample.N),

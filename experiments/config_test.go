@@ -3,6 +3,7 @@ package experiments
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -146,6 +147,31 @@ func TestOverrides(t *testing.T) {
 }
 
 // TestEnvironmentNamesAreUnique guards the mapping from keys to variables.
+// Patterns keep their case, whose letters mean something.
+func TestLoRAPatterns(t *testing.T) {
+	text := taskYAML + "lora:\n  rslora: true\n  rank_pattern: {'layers\\.\\D.*': 3, q_proj: 4}\n"
+	trials, msg := load(t, text, []string{`lora.alpha_pattern={'\S*up_proj': 2, k_proj: 2.5}`}, nil)
+	if msg != "" {
+		t.Fatal(msg)
+	}
+	l := trials[0].Config.LoRA
+	if !l.RSLoRA || !reflect.DeepEqual(l.RankPattern, map[string]int{`layers\.\D.*`: 3, "q_proj": 4}) ||
+		!reflect.DeepEqual(l.AlphaPattern, map[string]float64{`\S*up_proj`: 2, "k_proj": 2.5}) {
+		t.Errorf("%+v", l)
+	}
+	for set, want := range map[string]string{
+		"lora.rank_pattern={q_proj: 2.5}": "--set lora.rank_pattern={q_proj: 2.5}: lora.rank_pattern.q_proj: want a whole number, got 2.5",
+		"lora.rank_pattern={q_proj: 0}":   `x.yaml: lora.rank_pattern: "q_proj" is 0, must be at least 1`,
+		"lora.alpha_pattern={'(': 1}":     "x.yaml: lora.alpha_pattern: \"(\" is not a regular expression",
+		"lora.targets=[qproj]":            `x.yaml: lora.targets: "qproj" is not one of`,
+		"loss.params={gamma: much}":       "loss.params.gamma: want a finite number",
+	} {
+		if _, got := load(t, taskYAML, []string{set}, nil); !strings.Contains(got, want) {
+			t.Errorf("%s: %s\nwant %s", set, got, want)
+		}
+	}
+}
+
 func TestEnvironmentNamesAreUnique(t *testing.T) {
 	seen := map[string]string{}
 	for _, p := range configSchema.paths(true) {

@@ -231,6 +231,16 @@ func typed(t tree) (Config, error) {
 	if err != nil {
 		return Config{}, errors.New(strings.Join(strings.Fields(err.Error()), " "))
 	}
+	if lora, ok := t["lora"].(tree); ok { // viper made the keys of free maps lower case; those of patterns are text
+		for key, into := range map[string]any{"rank_pattern": &c.LoRA.RankPattern, "alpha_pattern": &c.LoRA.AlphaPattern} {
+			if given, ok := lora[key].(tree); ok {
+				reflect.ValueOf(into).Elem().SetZero()
+				if err := mapstructure.Decode(given, into); err != nil {
+					return Config{}, fmt.Errorf("lora.%s: %s", key, strings.Join(strings.Fields(err.Error()), " "))
+				}
+			}
+		}
+	}
 	if _, given := t["refresh"]; !given && c.RefreshEvery > 0 {
 		c.Refresh = 0 // the default F gives way to an explicit K
 	}

@@ -195,10 +195,13 @@ func (s *schema) checkMapping(root *schema, path string, n *yaml.Node) error {
 		}
 		child, ok := s.children[k.Value]
 		if !ok {
-			if s.free {
+			if !s.free {
+				return &locatedError{k.Line, root.unknown(key)}
+			}
+			if s.typ.Kind() != reflect.Map {
 				continue
 			}
-			return &locatedError{k.Line, root.unknown(key)}
+			child = schemaOf(s.typ.Elem()) // any key, but values of one type
 		}
 		if err := child.check(root, key, v); err != nil {
 			return err

@@ -60,6 +60,11 @@ func (s *Session) prepare(ctx context.Context, cfg Config, dir *RunDir, ui UI) (
 		if err != nil {
 			return nil, err
 		}
+		if cfg.Train == "lora" {
+			if err := cfg.LoRA.Check(shape); err != nil {
+				return nil, fmt.Errorf("lora.%w", err)
+			}
+		}
 		if err := cfg.checkMemory(shape, r.backend); err != nil {
 			return nil, err
 		}

@@ -15,7 +15,8 @@ func (c Config) NumParams() int64 {
 func (l LoRA) Shapes(c Config) (dims [][]int) {
 	for _, lin := range c.Linears() {
 		if l.Rank > 0 && l.on(lin) {
-			dims = append(dims, []int{l.Rank, lin.In}, []int{lin.Out, l.Rank})
+			rank, _ := l.At(lin.Name)
+			dims = append(dims, []int{rank, lin.In}, []int{lin.Out, rank})
 		}
 	}
 	return dims

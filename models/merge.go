@@ -4,103 +4,167 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"slices"
+	"strings"
 
+	"github.com/dlclark/regexp2"
 	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/dtypes"
 	op "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
 )
 
-// Merge makes one adapter of several over the same layers (the ensemble of BPO). With D = scale·BA the delta of each:
+// Merge makes one adapter of several over the same layers (the ensemble of BPO). With D = scale·BA the delta of each,
+// and weights w that are 1/n where nil is given:
 //
-//	mean_delta   the exact mean of the deltas, by concatenating ranks (rank Σrᵢ): n copies of an adapter merge to it
-//	peft_linear  what PEFT's add_weighted_adapter(combination_type="linear", weights 1/n) makes: A = Σ√(sᵢ/n)·Aᵢ,
-//	             B likewise, scale 1. Its delta is (s/n)·Σᵢⱼ BᵢAⱼ: n times the mean for n copies, and cross terms
-//	             between different ones. The authors' code merges this way. Ranks must be equal.
+//	mean_delta   the exact weighted sum of the deltas, by concatenating ranks (rank Σrᵢ): n copies of an adapter merge
+//	             to it
+//	peft_linear  what PEFT's add_weighted_adapter(combination_type="linear") makes: A = Σ sign(wᵢ)·√|wᵢsᵢ|·Aᵢ,
+//	             B = Σ√|wᵢsᵢ|·Bᵢ, scale 1. For equal weights its delta is (s/n)·Σᵢⱼ BᵢAⱼ: n times the mean for n copies,
+//	             and cross terms between different ones. The authors' code merges this way. Ranks must be equal.
 //
 // Runs on the host; the result shares nothing with its inputs.
-func Merge(how string, adapters []*Adapter) (*Adapter, error) {
+func Merge(how string, adapters []*Adapter, weights []float64) (*Adapter, error) {
 	if len(adapters) == 0 {
 		return nil, fmt.Errorf("merge: no adapters")
 	}
-	var join func(name string, parts [][]float32) ([]float32, []int)
-	first, n := adapters[0], float64(len(adapters))
-	out := &Adapter{LoRA: first.LoRA, Weights: Weights{}}
-	rank := 0
+	if weights == nil {
+		weights = slices.Repeat([]float64{1 / float64(len(adapters))}, len(adapters))
+	}
+	if len(weights) != len(adapters) {
+		return nil, fmt.Errorf("merge: %d weights for %d adapters", len(weights), len(adapters))
+	}
+	join := map[string]func([]factors, []float64) (factors, error){"mean_delta": concatenate, "peft_linear": sumFactors}[how]
+	if join == nil {
+		return nil, fmt.Errorf("merge: %q is not one of mean_delta, peft_linear", how)
+	}
+	first := adapters[0]
+	out, ranks := &Adapter{LoRA: first.LoRA, Weights: Weights{}}, map[string]int{}
 	for i, a := range adapters {
 		if len(a.Weights) != len(first.Weights) {
 			return nil, fmt.Errorf("merge: adapter %d has %d tensors, adapter 0 has %d", i, len(a.Weights), len(first.Weights))
 		}
-		if how == "peft_linear" && a.LoRA.Rank != first.LoRA.Rank {
-			return nil, fmt.Errorf("merge: peft_linear needs equal ranks, adapter %d has %d, adapter 0 has %d", i, a.LoRA.Rank, first.LoRA.Rank)
-		}
-		rank += a.LoRA.Rank
+		defer a.Weights.dropHostCopies()
 	}
-	switch how {
-	case "mean_delta":
-		out.LoRA.Rank, out.LoRA.Alpha = rank, float64(rank) // scale 1: each adapter's scale and weight go into its B
-		join = func(name string, parts [][]float32) ([]float32, []int) {
-			if isLoRAA(name) {
-				in := len(parts[0]) / first.LoRA.Rank
-				var rows []float32
-				for _, p := range parts {
-					rows = append(rows, p...)
-				}
-				return rows, []int{rank, in}
-			}
-			rows := len(parts[0]) / first.LoRA.Rank
-			flat := make([]float32, 0, rows*rank)
-			for row := range rows {
-				for i, p := range parts {
-					r, scale := adapters[i].LoRA.Rank, adapters[i].LoRA.Scale()/n
-					for _, v := range p[row*r : (row+1)*r] {
-						flat = append(flat, float32(float64(v)*scale))
-					}
-				}
-			}
-			return flat, []int{rows, rank}
+	for _, nameA := range first.Weights.Names() {
+		layer, ok := strings.CutSuffix(nameA, ".lora_A.weight")
+		if !ok {
+			continue
 		}
-	case "peft_linear":
-		out.LoRA.Alpha = float64(first.LoRA.Rank)
-		join = func(name string, parts [][]float32) ([]float32, []int) {
-			flat := make([]float32, len(parts[0]))
-			for j := range flat {
-				sum := 0.0
-				for i, p := range parts {
-					sum += math.Sqrt(adapters[i].LoRA.Scale()/n) * float64(p[j])
-				}
-				flat[j] = float32(sum)
-			}
-			return flat, first.Weights[name].Shape().Dimensions
-		}
-	default:
-		return nil, fmt.Errorf("merge: %q is not one of mean_delta, peft_linear", how)
-	}
-	for _, name := range first.Weights.Names() {
-		parts := make([][]float32, len(adapters))
+		parts := make([]factors, len(adapters))
 		for i, a := range adapters {
-			t, ok := a.Weights[name]
-			if !ok {
-				return nil, fmt.Errorf("merge: adapter %d has no %s", i, name)
-			}
 			var err error
-			if parts[i], err = tensors.CopyFlatData[float32](t); err != nil {
-				return nil, fmt.Errorf("merge: %s: %w", name, err)
+			if parts[i], err = a.factors(layer); err != nil {
+				return nil, fmt.Errorf("merge: adapter %d: %w", i, err)
 			}
-			if len(parts[i])*first.LoRA.Rank != len(parts[0])*a.LoRA.Rank {
-				return nil, fmt.Errorf("merge: %s is %v in adapter %d, %v in adapter 0", name, t.Shape().Dimensions, i, first.Weights[name].Shape().Dimensions)
+			if p := parts[i]; p.in != parts[0].in || p.out != parts[0].out {
+				return nil, fmt.Errorf("merge: %s is %d by %d in adapter %d, %d by %d in adapter 0", layer, p.out, p.in, i, parts[0].out, parts[0].in)
 			}
 		}
-		flat, dims := join(name, parts)
-		out.Weights[name] = tensors.FromFlatDataAndDimensions(flat, dims...)
+		f, err := join(parts, weights)
+		if err != nil {
+			return nil, fmt.Errorf("merge: %s of %s: %w", how, layer, err)
+		}
+		a, b := loraNames(layer + ".weight")
+		out.Weights[a] = tensors.FromFlatDataAndDimensions(f.a, f.rank, f.in)
+		out.Weights[b] = tensors.FromFlatDataAndDimensions(f.b, f.out, f.rank)
+		ranks[layer] = f.rank
 	}
-	for _, a := range adapters {
-		a.Weights.dropHostCopies()
-	}
+	out.LoRA.setRanks(ranks)
 	return out, nil
 }
 
-func isLoRAA(name string) bool { return len(name) > 14 && name[len(name)-14:] == ".lora_A.weight" }
+// setRanks gives every layer its rank and the scale 1.
+func (l *LoRA) setRanks(ranks map[string]int) {
+	l.Rank, l.RSLoRA, l.RankPattern, l.AlphaPattern = 0, false, nil, nil
+	for _, rank := range ranks {
+		l.Rank = max(l.Rank, rank)
+	}
+	l.Alpha = float64(l.Rank)
+	for layer, rank := range ranks {
+		if rank == l.Rank {
+			continue
+		}
+		if l.RankPattern == nil {
+			l.RankPattern, l.AlphaPattern = map[string]int{}, map[string]float64{}
+		}
+		key := regexp2.Escape(layer)
+		l.RankPattern[key], l.AlphaPattern[key] = rank, float64(rank)
+	}
+}
+
+// factors are an adapter on one layer: a [rank, in], b [out, rank].
+type factors struct {
+	rank, in, out int
+	a, b          []float32
+	scale         float64
+}
+
+func (a *Adapter) factors(layer string) (f factors, err error) {
+	nameA, nameB := loraNames(layer + ".weight")
+	for _, part := range []struct {
+		name string
+		into *[]float32
+	}{{nameA, &f.a}, {nameB, &f.b}} {
+		t, ok := a.Weights[part.name]
+		if !ok {
+			return f, fmt.Errorf("has no %s", part.name)
+		}
+		if *part.into, err = tensors.CopyFlatData[float32](t); err != nil {
+			return f, fmt.Errorf("%s: %w", part.name, err)
+		}
+	}
+	f.rank, f.scale = a.LoRA.At(layer)
+	f.in, f.out = len(f.a)/f.rank, len(f.b)/f.rank
+	return f, nil
+}
+
+// concatenate puts the ranks side by side; each scale and weight goes into its B.
+func concatenate(parts []factors, weights []float64) (factors, error) {
+	sum := factors{in: parts[0].in, out: parts[0].out, scale: 1}
+	for _, p := range parts {
+		sum.rank += p.rank
+		sum.a = append(sum.a, p.a...)
+	}
+	for row := range sum.out {
+		for i, p := range parts {
+			for _, v := range p.b[row*p.rank : (row+1)*p.rank] {
+				sum.b = append(sum.b, float32(float64(v)*p.scale*weights[i]))
+			}
+		}
+	}
+	return sum, nil
+}
+
+// sumFactors adds up the A and the B, as PEFT does.
+func sumFactors(parts []factors, weights []float64) (factors, error) {
+	sum := parts[0]
+	add := func(of func(factors) []float32, signed bool) []float32 {
+		total := make([]float64, len(of(sum)))
+		for i, p := range parts {
+			w := math.Sqrt(math.Abs(weights[i] * p.scale))
+			if signed {
+				w = math.Copysign(w, weights[i]) // on one side only, or signs would cancel
+			}
+			for j, v := range of(p) {
+				total[j] += w * float64(v)
+			}
+		}
+		out := make([]float32, len(total))
+		for j, v := range total {
+			out[j] = float32(v)
+		}
+		return out
+	}
+	for i, p := range parts {
+		if p.rank != sum.rank {
+			return sum, fmt.Errorf("needs equal ranks, adapter %d has %d, adapter 0 has %d", i, p.rank, sum.rank)
+		}
+	}
+	sum.a = add(func(f factors) []float32 { return f.a }, true)
+	sum.b = add(func(f factors) []float32 { return f.b }, false)
+	return sum, nil
+}
 
 // Fold adds the adapter's delta to the weights it sits on: the same policy with those weights in Override and no
 // adapter. The caller finalizes the new Override entries (the old ones stay the input policy's).
@@ -113,8 +177,6 @@ func Fold(b compute.Backend, p Policy) (Policy, error) {
 		out.Override = Weights{}
 	}
 	base, adapter := p.Sets()
-	scale := tensors.FromScalar(float32(p.LoRA().Scale()))
-	defer finalize([]*tensors.Tensor{scale})
 	fold := func(transposed bool) *Exec {
 		return Shared(b, "fold", fmt.Sprint("transposed ", transposed), func(sets []NodeSet, in []*op.Node) ([]NodeSet, []*op.Node) {
 			w := sets[0]["w"]
@@ -132,7 +194,10 @@ func Fold(b compute.Backend, p Policy) (Policy, error) {
 		if adapter[nameA] == nil {
 			continue
 		}
+		_, s := p.LoRA().At(name)
+		scale := tensors.FromScalar(float32(s))
 		sets, _, err := fold(storedTransposed(name)).Call([]Arg{{Set: Weights{"w": w, "a": adapter[nameA], "b": adapter[nameB]}}}, scale)
+		finalize([]*tensors.Tensor{scale})
 		if err != nil {
 			made.Finalize()
 			return Policy{}, fmt.Errorf("fold %s: %w", name, err)

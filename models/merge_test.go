@@ -16,10 +16,11 @@ func delta(a *Adapter, linear Linear) []float64 {
 	nameA, nameB := loraNames(linear.Name)
 	fa, fb := tensors.MustCopyFlatData[float32](a.Weights[nameA]), tensors.MustCopyFlatData[float32](a.Weights[nameB])
 	out := make([]float64, linear.Out*linear.In)
+	rank, scale := a.LoRA.At(linear.Name)
 	for o := range linear.Out {
-		for r := range a.LoRA.Rank {
+		for r := range rank {
 			for i := range linear.In {
-				out[o*linear.In+i] += a.LoRA.Scale() * float64(fb[o*a.LoRA.Rank+r]) * float64(fa[r*linear.In+i])
+				out[o*linear.In+i] += scale * float64(fb[o*rank+r]) * float64(fa[r*linear.In+i])
 			}
 		}
 	}
@@ -45,18 +46,18 @@ func TestMergeDeltas(t *testing.T) {
 			adapters[i] = livelyAdapter(tiny, l, uint64(i))
 			same[i] = adapters[0]
 		}
-		mean, err := Merge("mean_delta", adapters)
+		mean, err := Merge("mean_delta", adapters, nil)
 		if err != nil {
 			t.Fatalf("%v", err)
 		}
 		if err := mean.Check(tiny); err != nil {
 			t.Fatalf("%v", err)
 		}
-		copies, err := Merge("mean_delta", same)
+		copies, err := Merge("mean_delta", same, nil)
 		if err != nil {
 			t.Fatalf("%v", err)
 		}
-		linear, err := Merge("peft_linear", same)
+		linear, err := Merge("peft_linear", same, nil)
 		if err != nil {
 			t.Fatalf("%v", err)
 		}
@@ -86,7 +87,7 @@ func TestPEFTLinearCrossTerms(t *testing.T) {
 		return &Adapter{LoRA: LoRA{Rank: 1, Alpha: 2, Targets: []string{"q_proj"}}, Weights: Weights{
 			"x.lora_A.weight": tensors.FromFlatDataAndDimensions([]float32{a}, 1, 1), "x.lora_B.weight": tensors.FromFlatDataAndDimensions([]float32{b}, 1, 1)}}
 	}
-	m, err := Merge("peft_linear", []*Adapter{one(2, 5), one(3, 7)})
+	m, err := Merge("peft_linear", []*Adapter{one(2, 5), one(3, 7)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -94,7 +95,7 @@ func TestPEFTLinearCrossTerms(t *testing.T) {
 	if d := delta(m, Linear{Name: "x.weight", Out: 1, In: 1}); math.Abs(d[0]-60) > 1e-4 {
 		t.Errorf("delta is %g, want 60", d[0])
 	}
-	m, err = Merge("mean_delta", []*Adapter{one(2, 5), one(3, 7)})
+	m, err = Merge("mean_delta", []*Adapter{one(2, 5), one(3, 7)}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,10 +109,10 @@ func TestMergeRefuses(t *testing.T) {
 	b := NewAdapter(tiny, LoRA{Rank: 5, Alpha: 6, Targets: []string{AllLinear}}, 1)
 	c := NewAdapter(tiny, LoRA{Rank: 3, Alpha: 6, Targets: []string{"q_proj"}}, 1)
 	for name, f := range map[string]func() (*Adapter, error){
-		"none":    func() (*Adapter, error) { return Merge("mean_delta", nil) },
-		"op":      func() (*Adapter, error) { return Merge("median", []*Adapter{a}) },
-		"ranks":   func() (*Adapter, error) { return Merge("peft_linear", []*Adapter{a, b}) },
-		"targets": func() (*Adapter, error) { return Merge("mean_delta", []*Adapter{a, c}) },
+		"none":    func() (*Adapter, error) { return Merge("mean_delta", nil, nil) },
+		"op":      func() (*Adapter, error) { return Merge("median", []*Adapter{a}, nil) },
+		"ranks":   func() (*Adapter, error) { return Merge("peft_linear", []*Adapter{a, b}, nil) },
+		"targets": func() (*Adapter, error) { return Merge("mean_delta", []*Adapter{a, c}, nil) },
 	} {
 		if _, err := f(); err == nil {
 			t.Errorf("%s: no error", name)

@@ -19,7 +19,7 @@ type Scorer struct {
 	config  Config
 	bucket  func(int) int
 	mu      sync.Mutex
-	execs   map[float64]*Exec // by LoRA scale, which is a constant of the graph
+	execs   map[string]*Exec // by LoRA.Key
 }
 
 // NewScorer scores with bucket as the padding rule; nil is Bucket.
@@ -27,23 +27,20 @@ func NewScorer(b compute.Backend, c Config, bucket func(int) int) *Scorer {
 	if bucket == nil {
 		bucket = Bucket
 	}
-	return &Scorer{backend: b, config: c, bucket: bucket, execs: map[float64]*Exec{}}
+	return &Scorer{backend: b, config: c, bucket: bucket, execs: map[string]*Exec{}}
 }
 
 func (s *Scorer) exec(l LoRA) *Exec {
-	scale := 0.0
-	if l.Rank > 0 {
-		scale = l.Scale()
-	}
+	key := l.Key()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	e, ok := s.execs[scale]
+	e, ok := s.execs[key]
 	if !ok {
 		e = NewExec(s.backend, "score", func(sets []NodeSet, in []*graph.Node) ([]NodeSet, []*graph.Node) {
 			p := Params{Base: sets[0], Adapter: sets[1], LoRA: l}
 			return nil, []*graph.Node{s.config.CompletionLogProbs(p, in[0], in[1], in[2], in[3])}
 		})
-		s.execs[scale] = e
+		s.execs[key] = e
 	}
 	return e
 }

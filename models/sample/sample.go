@@ -261,7 +261,7 @@ func (s *Sampler) exec(key string, name string, fn models.Fn) *models.Exec {
 }
 
 func (s *Sampler) prefill(l models.LoRA, o Options) *models.Exec {
-	key := fmt.Sprint("prefill ", l.Rank, l.Alpha, o.N, o.MaxNewTokens)
+	key := fmt.Sprint("prefill ", l.Key(), o.N, o.MaxNewTokens)
 	return s.exec(key, "prefill", func(sets []models.NodeSet, in []*op.Node) ([]models.NodeSet, []*op.Node) {
 		p := &models.Params{Base: sets[0], Adapter: sets[1], LoRA: l}
 		prefix := prefill(s.config, p, in[0], in[1])
@@ -279,7 +279,7 @@ func (s *Sampler) prefill(l models.LoRA, o Options) *models.Exec {
 }
 
 func (s *Sampler) decode(l models.LoRA, o Options) *models.Exec {
-	key := fmt.Sprint("decode ", l.Rank, l.Alpha, o.Temperature, o.TopK, o.TopP, o.Greedy, o.Stop) // the constants of the graph
+	key := fmt.Sprint("decode ", l.Key(), o.Temperature, o.TopK, o.TopP, o.Greedy, o.Stop) // the constants of the graph
 	return s.exec(key, "decode", func(sets []models.NodeSet, in []*op.Node) ([]models.NodeSet, []*op.Node) {
 		d := decoder{config: s.config, options: o, lora: l, slices: hasSlices(s.backend)}
 		return []models.NodeSet{d.run(sets, in[0], in[1], in[2])}, nil
