@@ -36,7 +36,7 @@ func (c *Config) Attention(q *op.Node, spans ...Span) *op.Node {
 	scores := make([]*op.Node, len(spans)) // [B, kvHeads, n, S/n·group, T], float32
 	for i, s := range spans {
 		n, t := s.K.Shape().Dim(2), s.K.Shape().Dim(4)
-		score := op.Dot(op.Reshape(rows, batch, kvHeads, n, seq/n*group, dim), s.K).General([]int{4}, []int{0, 1, 2}, []int{3}, []int{0, 1, 2})
+		score := product(op.Reshape(rows, batch, kvHeads, n, seq/n*group, dim), s.K)
 		score = softCap(score, c.AttentionCap)
 		mask := op.BroadcastToDims(op.InsertAxes(s.Mask, 1, 2), batch, kvHeads, seq, group, t)
 		scores[i] = op.Where(op.Reshape(mask, score.Shape().Dimensions...), score, op.Scalar(q.Graph(), q.DType(), masked))
@@ -50,11 +50,33 @@ func (c *Config) Attention(q *op.Node, spans ...Span) *op.Node {
 	for i, s := range scores {
 		e := op.Exp(op.Sub(s, op.Reshape(highest, batch, kvHeads, s.Shape().Dim(2), s.Shape().Dim(3), 1)))
 		sum = plus(op.Add, sum, perRow(op.ReduceAndKeep(e, op.ReduceSum, -1)))
-		mixed := op.Dot(e, spans[i].V).General([]int{4}, []int{0, 1, 2}, []int{3}, []int{0, 1, 2})
-		out = plus(op.Add, out, perRow(mixed))
+		out = plus(op.Add, out, perRow(product(e, spans[i].V)))
 	}
 	out = op.Reshape(op.Div(out, sum), batch, kvHeads, seq, group, dim)
 	return op.Reshape(op.TransposeAllAxes(out, 1, 3, 4, 0, 2), heads*dim, batch*seq)
+}
+
+// product is the matrix product of x [.., M, K] and y [.., K, N]. The few rows of a decoding step are taken one by one:
+// XLA's CPU plugin makes one loop of a batch of vectors times matrices, and a call for each matrix of anything larger,
+// which takes six times as long for three rows.
+func product(x, y *op.Node) *op.Node {
+	dot := func(x *op.Node) *op.Node {
+		return op.Dot(x, y).General([]int{4}, []int{0, 1, 2}, []int{3}, []int{0, 1, 2})
+	}
+	rows := x.Shape().Dim(3)
+	switch {
+	case x.Shape().Dim(4) == 1: // [.., M, 1]·[.., 1, N]
+		return op.Mul(x, y)
+	case y.Shape().Dim(4) == 1: // one key
+		return op.ReduceAndKeep(op.Mul(x, op.TransposeAllAxes(y, 0, 1, 2, 4, 3)), op.ReduceSum, -1)
+	case rows > 1 && rows <= 4:
+		each := make([]*op.Node, rows)
+		for i := range each {
+			each[i] = dot(op.SliceAxis(x, 3, op.AxisElem(i)))
+		}
+		return op.Concatenate(each, 3)
+	}
+	return dot(x)
 }
 
 // masked is the score of a key that must not be seen: finite, so that a row of nothing else has no NaN.

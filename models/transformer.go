@@ -2,8 +2,10 @@ package models
 
 import (
 	"math"
+	"slices"
 
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/shapes"
 	op "github.com/gomlx/gomlx/core/graph"
 )
 
@@ -19,8 +21,9 @@ type Attend func(layer int, q, k, v *op.Node) *op.Node
 
 // Hidden runs the blocks and the final norm: tokens [B, S] int32 at positions [B, S] int32, to [hidden, B·S] float32.
 func (c *Config) Hidden(p *Params, tokens, positions *op.Node, attend Attend) *op.Node {
-	f := c.family()
-	rows := func(table string, at *op.Node) *op.Node { // [hidden, B·S]
+	f, dims, n := c.family(), tokens.Shape().Dimensions, tokens.Shape().Size()
+	tokens, positions = widen(op.Reshape(tokens, n)), widen(op.Reshape(positions, n)) // [N], N ≥ B·S
+	rows := func(table string, at *op.Node) *op.Node {                                // [hidden, B·S]
 		return op.Transpose(op.Gather(p.weight(table), op.Reshape(at, at.Shape().Size(), 1)), 0, 1)
 	}
 	x := rows(f.embedName(), tokens)
@@ -41,15 +44,35 @@ func (c *Config) Hidden(p *Params, tokens, positions *op.Node, attend Attend) *o
 		}
 		x = c.block(p, layer, x, turn, func(q, k, v *op.Node) *op.Node {
 			split := func(y *op.Node) *op.Node {
-				return op.Reshape(y, append(y.Shape().Dimensions[:2:2], tokens.Shape().Dimensions...)...)
+				return op.Reshape(narrow(y, n), append(y.Shape().Dimensions[:2:2], dims...)...)
 			}
-			return attend(layer, split(q), split(k), split(v))
+			return widen(attend(layer, split(q), split(k), split(v)))
 		})
 	}
 	if p.Checkpointing {
 		x = x.StopCheckpoint()
 	}
-	return c.norm(p, f.finalName(), x)
+	return narrow(c.norm(p, f.finalName(), x), n)
+}
+
+// widen appends zeros to a last axis of 2 to 127 columns, to a multiple of 16: XLA's CPU plugin multiplies by 16
+// columns in two thirds of the time that it takes for 8, and by 32 in half the time that it takes for 24.
+func widen(x *op.Node) *op.Node {
+	dims := slices.Clone(x.Shape().Dimensions)
+	n := dims[len(dims)-1]
+	if n == 1 || n >= 128 || n%16 == 0 {
+		return x
+	}
+	dims[len(dims)-1] = 16 - n%16
+	return op.Concatenate([]*op.Node{x, op.Zeros(x.Graph(), shapes.Make(x.DType(), dims...))}, -1)
+}
+
+// narrow takes back what widen appended.
+func narrow(x *op.Node, n int) *op.Node {
+	if x.Shape().Dim(-1) == n {
+		return x
+	}
+	return op.SliceAxis(x, -1, op.AxisRange(0, n))
 }
 
 // block is one layer: x [hidden, N] to [hidden, N]. turn rotates queries and keys [heads, dim, N]; nil: it does not.
@@ -164,7 +187,7 @@ func (c *Config) head(p *Params) *op.Node {
 
 // Logits is the vocabulary matrix times hidden [hidden, N]: [vocab, N] float32, capped if the configuration says so.
 func (c *Config) Logits(p *Params, hidden *op.Node) *op.Node {
-	return softCap(matmul(c.head(p), hidden), c.LogitCap)
+	return softCap(narrow(matmul(c.head(p), widen(hidden)), hidden.Shape().Dim(-1)), c.LogitCap)
 }
 
 // norm is the family's norm over the features of x [features, N] or [heads, features, N].
