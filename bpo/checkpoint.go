@@ -37,35 +37,6 @@ const (
 	stateFile       = "state.json"
 )
 
-// SavePolicy writes a policy's own tensors (adapter and overrides, not the base) to one safetensors file, atomically.
-func SavePolicy(path string, p models.Policy) error {
-	set := models.Weights{}
-	for name, t := range p.Override {
-		set[overridePrefix+name] = t
-	}
-	if p.Adapter != nil {
-		for name, t := range p.Adapter.Weights {
-			set[adapterPrefix+name] = t
-		}
-	}
-	return writeSet(path, set, policyMeta(p.Name, p.Adapter))
-}
-
-// Prefixes of a policy's tensors in its file.
-const overridePrefix, adapterPrefix = "override.", "adapter."
-
-func policyMeta(name string, a *models.Adapter) map[string]string {
-	meta := map[string]string{"name": name}
-	if a != nil {
-		lora, err := json.Marshal(a.LoRA)
-		if err != nil {
-			panic(err) // a struct of numbers and names
-		}
-		meta["lora"] = string(lora)
-	}
-	return meta
-}
-
 // writeSet writes tensors one by one, so that the host holds a copy of one at a time.
 func writeSet(path string, set models.Weights, meta map[string]string) error {
 	all := map[string]shapes.Shape{}
@@ -109,41 +80,6 @@ func (l *learner) save(path, name string) error {
 		}
 		return writeRange(w, l.w[p.block.name], 4*p.block.at[p.at], 4*p.block.at[p.at+1])
 	})
-}
-
-// LoadPolicy reads what SavePolicy wrote, over a base. It checks every tensor against the model.
-func LoadPolicy(path string, m *models.Model) (models.Policy, error) {
-	p := models.Policy{Base: m.Base, Override: models.Weights{}}
-	set, meta, err := readSet(path)
-	if err != nil {
-		return p, err
-	}
-	p.Name = meta["name"]
-	if lora, ok := meta["lora"]; ok {
-		p.Adapter = &models.Adapter{Weights: models.Weights{}}
-		if err := json.Unmarshal([]byte(lora), &p.Adapter.LoRA); err != nil {
-			return p, fmt.Errorf("%s: metadata lora: %w", path, err)
-		}
-	}
-	for name, t := range set {
-		if rest, ok := strings.CutPrefix(name, overridePrefix); ok {
-			base, known := m.Base[rest]
-			if !known || !slices.Equal(base.Shape().Dimensions, t.Shape().Dimensions) {
-				return p, fmt.Errorf("%s: tensor %s %v does not fit the model", path, rest, t.Shape().Dimensions)
-			}
-			p.Override[rest] = t
-		} else if rest, ok := strings.CutPrefix(name, adapterPrefix); ok && p.Adapter != nil {
-			p.Adapter.Weights[rest] = t
-		} else {
-			return p, fmt.Errorf("%s: unexpected tensor %s", path, name)
-		}
-	}
-	if p.Adapter != nil {
-		if err := p.Adapter.Check(m.Config); err != nil {
-			return p, fmt.Errorf("%s: %w", path, err)
-		}
-	}
-	return p, nil
 }
 
 func readSet(path string) (models.Weights, map[string]string, error) {

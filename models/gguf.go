@@ -38,22 +38,22 @@ func ggufName(name string) (string, bool) {
 	return llama.weight(layer, hf), ok && strings.HasSuffix(part, ".weight")
 }
 
-func (m *Model) loadGGUF(path string, p *placer) error {
+func (c *Checkpoint) openGGUF(path string) error {
 	g, err := weights.OpenGGUF(path)
 	if err != nil {
 		return err
 	}
-	defer g.Close()
-	if m.Config, err = ggufConfig(g); err != nil {
+	c.file = g
+	if c.Config, err = ggufConfig(g); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	if m.Tokenizer, err = tokenizer.FromGGUF(g.Meta); err != nil {
+	if c.Tokenizer, err = tokenizer.FromGGUF(g.Meta); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
-	m.ChatTemplate, _ = g.Meta["tokenizer.chat_template"].(string)
+	c.ChatTemplate, _ = g.Meta["tokenizer.chat_template"].(string)
 	for _, key := range []string{"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"} {
 		if id, ok := g.Meta[key].(uint32); ok {
-			m.EOS = append(m.EOS, int32(id))
+			c.EOS = append(c.EOS, int32(id))
 		}
 	}
 	var unread []string
@@ -70,29 +70,24 @@ func (m *Model) loadGGUF(path string, p *placer) error {
 	if len(unread) > 0 {
 		return fmt.Errorf("%s: tensors not used by this architecture (%d): %s", path, len(unread), abbreviate(unread))
 	}
-	if err := m.Config.checkShapes(found); err != nil {
+	if err := c.Config.checkShapes(found); err != nil {
 		return fmt.Errorf("load %s: %w", path, err)
 	}
-	for _, hf := range slices.Sorted(maps.Keys(theirs)) {
+	c.read = func(hf string, flat any) error {
 		heads := 0
 		switch {
 		case strings.HasSuffix(hf, "q_proj.weight"):
-			heads = m.Config.NumHeads
+			heads = c.Config.NumHeads
 		case strings.HasSuffix(hf, "k_proj.weight"):
-			heads = m.Config.NumKVHeads
+			heads = c.Config.NumKVHeads
 		}
-		m.Base[hf], err = p.place(found[hf], func(flat any) error {
-			if err := g.Read(theirs[hf], flat); err != nil || heads == 0 {
-				return err
-			}
-			if err := unpermute(dtypes.UnsafeByteSliceFromAny(flat), found[hf], heads); err != nil {
-				return fmt.Errorf("%s: tensor %q: %w", path, theirs[hf], err)
-			}
-			return nil
-		})
-		if err != nil {
+		if err := g.Read(theirs[hf], flat); err != nil || heads == 0 {
 			return err
 		}
+		if err := unpermute(dtypes.UnsafeByteSliceFromAny(flat), found[hf], heads); err != nil {
+			return fmt.Errorf("%s: tensor %q: %w", path, theirs[hf], err)
+		}
+		return nil
 	}
 	return nil
 }

@@ -162,8 +162,7 @@ func (c Config) hfJSON(dtype string) ([]byte, error) {
 }
 
 // configJSON is the config.json to save: the one that was read, if it still says what Config does, else a new one.
-func (m *Model) configJSON() ([]byte, error) {
-	dtype := strings.ToLower(m.Base[m.Config.family().embedName()].DType().String())
+func (m *Model) configJSON(dtype string) ([]byte, error) {
 	if c, err := parseHFConfig(m.configFile); err != nil || !reflect.DeepEqual(c, m.Config) {
 		return m.Config.hfJSON(dtype)
 	}

@@ -195,7 +195,7 @@ func TestConfigComesBack(t *testing.T) {
 			t.Errorf("%s: config.json became %v, was %v", g.Name, is, was)
 		}
 		m.Config.RMSNormEps = 0.25 // no longer what the file says
-		if raw, err = m.configJSON(); err != nil {
+		if raw, err = m.configJSON("bfloat16"); err != nil {
 			t.Fatal(err)
 		}
 		if back, err := parseHFConfig(raw); err != nil || !reflect.DeepEqual(back, m.Config) {

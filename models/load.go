@@ -1,9 +1,9 @@
 package models
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -17,7 +17,6 @@ import (
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/tensors"
 
-	"gobpo/internal/atomicfile"
 	"gobpo/models/tokenizer"
 	"gobpo/models/weights"
 )
@@ -55,26 +54,64 @@ func LoadTo(b compute.Backend, path string, dtype dtypes.DType) (*Model, error) 
 	if dtype != dtypes.Float32 && dtype != dtypes.BFloat16 {
 		return nil, fmt.Errorf("load %s: dtype %s is not supported (float32 or bfloat16)", path, dtype)
 	}
+	c, err := Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	m, p, dims := c.Model, &placer{backend: b, dtype: dtype}, c.Config.Shapes()
+	m.Base = Weights{}
+	for _, name := range slices.Sorted(maps.Keys(dims)) {
+		if m.Base[name], err = p.place(dims[name], func(flat any) error { return c.read(name, flat) }); err != nil {
+			delete(m.Base, name)
+			m.Base.Finalize()
+			return nil, err
+		}
+	}
+	debug.FreeOSMemory() // a large vocabulary's JSON, the scratch buffer
+	return m, nil
+}
+
+// Checkpoint is a model whose weights are still in their files: its Base is nil.
+type Checkpoint struct {
+	*Model
+	DType dtypes.DType                      // of its embeddings, float32 if they are quantised
+	read  func(name string, flat any) error // by the weight's own name, into all of []float32 or []bfloat16
+	file  io.Closer
+}
+
+// Open opens what Load takes, and checks everything but the numbers themselves.
+func Open(path string) (*Checkpoint, error) {
 	info, err := os.Stat(path)
 	if err != nil {
 		return nil, fmt.Errorf("load model: %w", err)
 	}
-	m := &Model{Source: path, Base: Weights{}}
-	load := m.loadGGUF
+	c := &Checkpoint{Model: &Model{Source: path}, DType: dtypes.Float32}
+	open := c.openGGUF
 	if info.IsDir() {
-		load = m.loadHF
+		open = c.openHF
 	}
-	if err = load(path, &placer{backend: b, dtype: dtype}); err == nil && m.Tokenizer != nil {
-		if err = m.checkTokens(); err != nil {
+	if err = open(path); err == nil && c.Tokenizer != nil {
+		if err = c.checkTokens(); err != nil {
 			err = fmt.Errorf("load %s: %w", path, err)
 		}
 	}
 	if err != nil {
-		m.Base.Finalize()
+		c.Close()
 		return nil, err
 	}
-	debug.FreeOSMemory() // a large vocabulary's JSON, the scratch buffer
-	return m, nil
+	return c, nil
+}
+
+// Read reads a weight, by its Hugging Face name, into all of flat.
+func (c *Checkpoint) Read(name string, flat []float32) error { return c.read(name, flat) }
+
+// Close closes the files.
+func (c *Checkpoint) Close() error {
+	if c.file == nil {
+		return nil
+	}
+	return c.file.Close()
 }
 
 func (m *Model) checkTokens() error {
@@ -125,17 +162,17 @@ func readHFConfig(dir string) (c Config, raw []byte, err error) {
 	return c, raw, err
 }
 
-func (m *Model) loadHF(dir string, p *placer) (err error) {
+func (c *Checkpoint) openHF(dir string) (err error) {
 	var raw []byte
-	if m.Config, raw, err = readHFConfig(dir); err != nil {
+	if c.Config, raw, err = readHFConfig(dir); err != nil {
 		return err
 	}
-	m.configFile = raw
+	c.configFile = raw
 	// The small files come first: what is wrong with them is known before gigabytes are read.
-	if err := m.loadTokenizer(dir); err != nil {
+	if err := c.loadTokenizer(dir); err != nil {
 		return err
 	}
-	if err := m.loadGeneration(dir, raw); err != nil {
+	if err := c.loadGeneration(dir, raw); err != nil {
 		return err
 	}
 	file, err := weights.Open(dir)
@@ -145,20 +182,19 @@ func (m *Model) loadHF(dir string, p *placer) (err error) {
 	if err != nil {
 		return err
 	}
-	defer file.Close()
+	c.file = file
 	found, inFile := map[string][]int{}, map[string]string{}
-	for name, weight := range m.Config.tensorNames(file.Names()) {
+	for name, weight := range c.Config.tensorNames(file.Names()) {
 		shape, _ := file.Info(name)
 		found[weight], inFile[weight] = shape.Dimensions, name
-	}
-	if err := m.Config.checkShapes(found); err != nil {
-		return fmt.Errorf("load %s: %w", dir, err)
-	}
-	for _, name := range slices.Sorted(maps.Keys(found)) {
-		if m.Base[name], err = p.place(found[name], func(flat any) error { return file.Read(inFile[name], flat) }); err != nil {
-			return err
+		if weight == c.Config.family().embedName() {
+			c.DType = shape.DType
 		}
 	}
+	if err := c.Config.checkShapes(found); err != nil {
+		return fmt.Errorf("load %s: %w", dir, err)
+	}
+	c.read = func(name string, flat any) error { return file.Read(inFile[name], flat) }
 	return nil
 }
 
@@ -195,40 +231,4 @@ func (p *placer) place(dims []int, fill func(flat any) error) (*tensors.Tensor, 
 		return nil, err
 	}
 	return tensors.FromRaw(p.backend, 0, shape, raw)
-}
-
-// Save writes a Hugging Face directory that Load and transformers read: config.json, model.safetensors, and the
-// tokenizer's files if there is one.
-func (m *Model) Save(dir string) error {
-	if err := m.Config.Check(m.Base); err != nil {
-		return fmt.Errorf("save %s: %w", dir, err)
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return fmt.Errorf("save model: %w", err)
-	}
-	config, err := m.configJSON()
-	if err != nil {
-		return fmt.Errorf("save %s: %w", dir, err)
-	}
-	files := map[string][]byte{"config.json": config}
-	if len(m.EOS) > 0 || m.configFile != nil { // whose eos_token_id would count otherwise
-		if files["generation_config.json"], err = json.MarshalIndent(generation{m.EOS}, "", "  "); err != nil {
-			return fmt.Errorf("save %s: %w", dir, err)
-		}
-	}
-	if m.Tokenizer != nil {
-		if files["tokenizer.json"], err = m.Tokenizer.MarshalJSON(); err != nil {
-			return fmt.Errorf("save %s: tokenizer.json: %w", dir, err)
-		}
-		if files["tokenizer_config.json"], err = m.Tokenizer.ConfigJSON(m.ChatTemplate); err != nil {
-			return fmt.Errorf("save %s: tokenizer_config.json: %w", dir, err)
-		}
-	}
-	for name, content := range files {
-		if err := atomicfile.WriteBytes(filepath.Join(dir, name), content); err != nil {
-			return fmt.Errorf("save model: %w", err)
-		}
-	}
-	defer m.Base.dropHostCopies()
-	return weights.Write(filepath.Join(dir, "model.safetensors"), m.Base, map[string]string{"format": "pt"})
 }
