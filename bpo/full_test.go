@@ -65,7 +65,7 @@ func stoppedAndResumed(t *testing.T, s Setup, at int) (models.Policy, map[int]Me
 	if err != nil {
 		t.Fatal(err)
 	}
-	if resumedAt != at-1 {
+	if at > 1 && resumedAt != at-1 { // before that there is nothing to resume from
 		t.Errorf("stopped in step %d, resumed after %d", at, resumedAt)
 	}
 	return p, all

@@ -2,6 +2,7 @@ package bpo
 
 import (
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -66,12 +67,14 @@ func RegisterLoss(l Loss) {
 }
 
 // Losses lists the registered losses by name.
-func Losses() []Loss {
-	all := make([]Loss, 0, len(losses))
-	for _, l := range losses {
-		all = append(all, l)
+func Losses() []Loss { return byName(losses) }
+
+// byName lists a registry in the order of its names.
+func byName[T any](registry map[string]T) []T {
+	all := make([]T, 0, len(registry))
+	for _, name := range slices.Sorted(maps.Keys(registry)) {
+		all = append(all, registry[name])
 	}
-	slices.SortFunc(all, func(a, b Loss) int { return strings.Compare(a.Name, b.Name) })
 	return all
 }
 

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"math"
 	"slices"
-	"strings"
 
 	. "github.com/gomlx/gomlx/core/graph"
 	"gobpo/models"
@@ -76,14 +75,7 @@ func RegisterOptimizer(o Optimizer) {
 }
 
 // Optimizers lists the registered optimizers by name.
-func Optimizers() []Optimizer {
-	all := make([]Optimizer, 0, len(optimizers))
-	for _, o := range optimizers {
-		all = append(all, o)
-	}
-	slices.SortFunc(all, func(a, b Optimizer) int { return strings.Compare(a.Name, b.Name) })
-	return all
-}
+func Optimizers() []Optimizer { return byName(optimizers) }
 
 // OptimizerConfig chooses a registered optimizer, its parameters, a learning-rate schedule over T and clipping by the
 // global gradient norm.

@@ -219,29 +219,7 @@ func TestResumeIsBitEqual(t *testing.T) {
 			base.Config.CheckpointEvery = 1
 			want, wantMetrics := mustRecord(t, base)
 			for _, at := range []int{1, 2, 3} {
-				s := base
-				s.Dir = t.TempDir()
-				all := map[int]Metrics{}
-				s.Log = func(step int, m Metrics) error {
-					all[step] = maps.Clone(m)
-					if step == at {
-						return errKilled
-					}
-					return nil
-				}
-				if _, err := Train(context.Background(), s); !errors.Is(err, errKilled) {
-					t.Fatalf("stop at %d: %v", at, err)
-				}
-				s.Log = func(step int, m Metrics) error { all[step] = maps.Clone(m); return nil }
-				resumedAt := -1
-				s.Resumed = func(step int) error { resumedAt = step; return nil }
-				got, err := Train(context.Background(), s)
-				if err != nil {
-					t.Fatal(err)
-				}
-				if at > 1 && resumedAt != at-1 {
-					t.Errorf("stopped in step %d, resumed after %d", at, resumedAt)
-				}
+				got, all := stoppedAndResumed(t, base, at)
 				if got.Hash() != want.Hash() {
 					t.Errorf("stopped at %d: another policy", at)
 				}

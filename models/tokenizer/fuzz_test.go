@@ -29,17 +29,9 @@ func FuzzFromHF(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte, s string) {
 		tok, err := FromHF(data)
-		if err != nil {
-			if strings.ContainsRune(err.Error(), '\n') {
-				t.Fatalf("an error of several lines: %q", err)
-			}
+		ids, ok := fuzzedIDs(t, tok, err, s)
+		if !ok {
 			return
-		}
-		ids := tok.Encode(s)
-		for _, id := range ids {
-			if id < 0 || int(id) >= tok.VocabSize() {
-				t.Fatalf("id %d of %d", id, tok.VocabSize())
-			}
 		}
 		stream, b := tok.NewDecoder(), strings.Builder{}
 		for _, id := range ids {
@@ -117,3 +109,22 @@ func FuzzDecoder(f *testing.F) {
 
 // nfc reports whether a tokenizer normalizes text (the goldens': to form C).
 func nfc(t *Tokenizer) bool { return len(t.normalizers) > 0 }
+
+// fuzzedIDs encodes a text with what a reader made of a fuzzed file, if it took it: an error is one line, ids are of the
+// vocabulary.
+func fuzzedIDs(t *testing.T, tok *Tokenizer, err error, s string) (ids []int32, ok bool) {
+	t.Helper()
+	if err != nil {
+		if strings.ContainsRune(err.Error(), '\n') {
+			t.Fatalf("an error of several lines: %q", err)
+		}
+		return nil, false
+	}
+	ids = tok.Encode(s)
+	for _, id := range ids {
+		if id < 0 || int(id) >= tok.VocabSize() {
+			t.Fatalf("id %d of %d", id, tok.VocabSize())
+		}
+	}
+	return ids, true
+}

@@ -87,37 +87,21 @@ func (c checkpoint) write() (total int64, err error) {
 	for name, dims := range parsed.Shapes() {
 		all[name] = shapes.Make(dtype, dims...)
 	}
-	shards := split(all, c.shardMB<<20)
+	for _, shape := range all {
+		total += int64(shape.ByteSize())
+	}
 	inner, outer, width := draws(dtype, c.seed, 0.02), draws(dtype, c.seed, 0.002), int(dtype.Size())
-	index := map[string]string{}
-	for i, shard := range shards {
-		file := fmt.Sprintf("model-%05d-of-%05d.safetensors", i+1, len(shards))
-		if len(shards) == 1 {
-			file = "model.safetensors"
+	return total, weights.WriteDir(c.dir, all, c.shardMB<<20, func(name string, w io.Writer) error {
+		dims := all[name].Dimensions
+		if len(dims) == 1 { // norms and biases: the value that does nothing
+			return constant(w, dims[0], dtype, neutral(name, c.like))
 		}
-		for name, shape := range shard {
-			total += int64(shape.ByteSize())
-			index[name] = file
+		table := inner
+		if strings.Contains(name, "embed") || strings.HasPrefix(name, "lm_head") {
+			table = outer // or the most likely next token would be the last one once more, for certain
 		}
-		err := weights.WriteFunc(filepath.Join(c.dir, file), shard, map[string]string{"format": "pt"}, func(name string, w io.Writer) error {
-			dims := shard[name].Dimensions
-			if len(dims) == 1 { // norms and biases: the value that does nothing
-				return constant(w, dims[0], dtype, neutral(name, c.like))
-			}
-			table := inner
-			if strings.Contains(name, "embed") || strings.HasPrefix(name, "lm_head") {
-				table = outer // or the most likely next token would be the last one once more, for certain
-			}
-			return rows(w, dims, table, width, c.seed, name)
-		})
-		if err != nil {
-			return 0, err
-		}
-	}
-	if len(shards) == 1 {
-		return total, nil
-	}
-	return total, c.json("model.safetensors.index.json", map[string]any{"metadata": map[string]any{"total_size": total}, "weight_map": index})
+		return rows(w, dims, table, width, c.seed, name)
+	})
 }
 
 func (c checkpoint) json(name string, v any) error {
@@ -165,21 +149,6 @@ func (c checkpoint) tokenizer(vocab int) error {
 		return err
 	}
 	return c.json("generation_config.json", map[string]any{"eos_token_id": []int32{t.EOS()}})
-}
-
-// split cuts the tensors, in the order of their names, into shards of at most limit bytes, or of one tensor.
-func split(all map[string]shapes.Shape, limit int64) []map[string]shapes.Shape {
-	var shards []map[string]shapes.Shape
-	var size int64
-	for _, name := range slices.Sorted(maps.Keys(all)) {
-		n := int64(all[name].ByteSize())
-		if len(shards) == 0 || size+n > limit {
-			shards, size = append(shards, map[string]shapes.Shape{}), 0
-		}
-		shards[len(shards)-1][name] = all[name]
-		size += n
-	}
-	return shards
 }
 
 // drawn is how many normal numbers are drawn for a checkpoint.

@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	"github.com/gomlx/compute/dtypes"
-	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/tensors"
 
 	"gobpo/models"
@@ -78,18 +77,6 @@ func TestCheckpointIsReproducible(t *testing.T) {
 	}
 	if !bytes.Equal(files[0], files[1]) {
 		t.Error("two runs differ")
-	}
-}
-
-func TestSplit(t *testing.T) {
-	all := map[string]shapes.Shape{}
-	for _, name := range []string{"a", "b", "c", "d"} {
-		all[name] = shapes.Make(dtypes.Float32, 10)
-	}
-	all["c"] = shapes.Make(dtypes.Float32, 100) // more than a shard holds
-	got := split(all, 80)
-	if len(got) != 3 || len(got[0]) != 2 || len(got[1]) != 1 || len(got[2]) != 1 {
-		t.Errorf("shards %v", got)
 	}
 }
 
