@@ -157,6 +157,13 @@ func measure(ctx context.Context, t task, rounds int, python, scratch string, lo
 	for round := range rounds {
 		for i := range sides {
 			s := sides[(i+round)%len(sides)]
+			if t.Kind == "train" {
+				// Steps of a training run follow each other. After a pause the first one is slower on a virtual machine that
+				// gives freed memory back to its host, by as much as the temporaries are large.
+				if _, err := s.proc.ask(); err != nil {
+					return r, fmt.Errorf("%s: %w", s.name, err)
+				}
+			}
 			before := s.proc.cpuSeconds()
 			answer, err := s.proc.ask()
 			if err != nil {
