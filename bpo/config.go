@@ -64,6 +64,11 @@ type LossConfig struct {
 	LabelSmoothing float64 `mapstructure:"label_smoothing" yaml:"label_smoothing"`
 	// Length is how token log-probs become sequence log-probs: "sum", "mean", or "default" (the loss's own).
 	Length string `mapstructure:"length" yaml:"length"`
+	// Weighting "wpo" weighs each pair by exp(l̄_w + l̄_l), l̄ the policy's per-token means, which takes no gradient: WPO
+	// (arXiv 2406.11827 eq. 2, without its alignment of each token's probability to the entropy of its place).
+	Weighting string `mapstructure:"weighting" yaml:"weighting,omitempty"`
+	// NLL adds so many times the chosen completion's negative log-prob per token (RPO, arXiv 2404.19733 eq. 1).
+	NLL float64 `mapstructure:"nll" yaml:"nll,omitempty"`
 	// Params are further named parameters of the loss, such as SimPO's gamma.
 	Params map[string]float64 `mapstructure:"params" yaml:"params,omitempty"`
 }
@@ -182,7 +187,13 @@ func (c *Config) Validate() error {
 		}
 		return nil
 	}
-	lossErr := func() error { _, err := c.Loss.resolve(); return err }
+	lossErr := func() error {
+		loss, err := c.Loss.resolve()
+		if err == nil && loss.Coupled && c.Micro() < c.BatchSize {
+			err = fmt.Errorf("micro_batch: the loss %s compares the pairs of a step with each other and needs them in one call; set 0 instead of %d", loss.Name, c.MicroBatch)
+		}
+		return err
+	}
 	var reference, dataErr error
 	if c.ReferencePath() == "" {
 		reference = oneOf("reference", c.Reference, "sft", "behavior", "ema", "checkpoint:<path>")

@@ -14,12 +14,12 @@ import (
 
 // objective turns the token log-probs of a micro-batch into what is minimised.
 //
-// logps [batch, k, completion] float32 are 0 where masked; lens [batch, k] float32 are the scored tokens (≥ 1);
-// extra are the objective's own inputs. It returns the loss of each row [batch] and the rows' metrics, [batch] each.
+// logps [batch, k, completion] float32 are 0 where masked; lens [batch, k] float32 are the scored tokens (≥ 1); weight
+// [batch] is the rows' share of the step's loss, 0 for padding; extra are the objective's own inputs. It returns the loss of each row [batch] and the rows' metrics, [batch] each.
 type objective struct {
 	Key     string // equal keys are equal functions
 	Metrics []string
-	Fn      func(logps, lens *Node, extra []*Node) (loss *Node, metrics []*Node)
+	Fn      func(logps, lens, weight *Node, extra []*Node) (loss *Node, metrics []*Node)
 }
 
 // learner is one trainable weight set with its optimizer's state, in flat float32 vectors that are replaced at every
@@ -155,7 +155,7 @@ func newTrainer(b compute.Backend, c models.Config, like *learner, obj objective
 		completionMask, weight := in[3], in[4]
 		logps := c.CompletionLogProbs(p, in[0], in[1], in[2], completionMask) // [batch, k, completion]
 		lens := MaxScalar(ReduceSum(ConvertDType(completionMask, dtypes.Float32), -1), 1)
-		loss, metrics := obj.Fn(logps, lens, in[6:])
+		loss, metrics := obj.Fn(logps, lens, weight, in[6:])
 		grads := Gradient(ReduceAllSum(Mul(loss, weight)), parts...)
 		sums := models.NodeSet{}
 		var square *Node

@@ -16,6 +16,20 @@ type Logps struct {
 	Chosen, Rejected       *Node // under the policy π_θ
 	RefChosen, RefRejected *Node // under the reference (in BPO: the behavior LLM π_β)
 	ChosenLen, RejectedLen *Node // scored tokens, ≥ 1
+	Weight                 *Node // share of the step's loss, 0 for a row of padding; nil: every row is real
+}
+
+// Ratios are r = log π_θ(y|x) − log π_ref(y|x) of the chosen and the rejected completion, [batch] each; h is their difference.
+func (l Logps) Ratios() (chosen, rejected *Node) {
+	return Sub(l.Chosen, l.RefChosen), Sub(l.Rejected, l.RefRejected)
+}
+
+// real is whether a row is a pair and not padding, [batch] bool.
+func (l Logps) real() *Node {
+	if l.Weight == nil {
+		return Equal(l.Chosen, l.Chosen)
+	}
+	return GreaterThan(l.Weight, ScalarZero(l.Weight.Graph(), l.Weight.DType()))
 }
 
 // Margin is h = [log π_θ(y_w|x) − log π_θ(y_l|x)] − [log π_ref(y_w|x) − log π_ref(y_l|x)], [batch].
@@ -38,6 +52,8 @@ type Loss struct {
 	Params []Param
 	// ReferenceFree losses ignore RefChosen and RefRejected; no reference log-probs are computed for them.
 	ReferenceFree bool
+	// Coupled losses of a pair depend on the step's other pairs, so that a step is one gradient call.
+	Coupled bool
 	// Fn maps log-probs, already pooled, to per-pair losses [batch].
 	Fn func(l Logps, c LossConfig) *Node
 	// Identity is the loss where policy == reference (h = 0), the first value a run must show. Nil if ReferenceFree.
@@ -99,10 +115,18 @@ func (c LossConfig) Apply(l Logps) *Node {
 	if err != nil {
 		panic(err)
 	}
+	pooled, means := l, l.PerToken()
 	if c.pooling(loss) == "mean" {
-		l = l.PerToken()
+		pooled = means
 	}
-	return loss.Fn(l, c)
+	out := loss.Fn(pooled, c)
+	if c.Weighting == "wpo" {
+		out = Mul(out, StopGradient(Exp(Add(means.Chosen, means.Rejected))))
+	}
+	if c.NLL != 0 {
+		out = Sub(out, MulScalar(means.Chosen, c.NLL))
+	}
+	return out
 }
 
 // String says exactly which loss runs, e.g. "ipo (beta=0.1, length=mean)".
@@ -114,6 +138,12 @@ func (c LossConfig) String() string {
 	s := fmt.Sprintf("%s (beta=%g, length=%s", c.Name, c.Beta, c.pooling(loss))
 	if c.LabelSmoothing != 0 {
 		s += fmt.Sprintf(", label_smoothing=%g", c.LabelSmoothing)
+	}
+	if c.Weighting != "" {
+		s += ", weighting=" + c.Weighting
+	}
+	if c.NLL != 0 {
+		s += fmt.Sprintf(", nll=%g", c.NLL)
 	}
 	for _, p := range loss.Params {
 		s += fmt.Sprintf(", %s=%g", p.Name, c.Param(p.Name))
@@ -145,6 +175,12 @@ func (c LossConfig) resolve() (Loss, error) {
 	default:
 		return loss, fmt.Errorf("loss.length: %q is not one of default, sum, mean", c.Length)
 	}
+	if c.Weighting != "" && c.Weighting != "wpo" {
+		return loss, fmt.Errorf("loss.weighting: %q is not wpo, or empty", c.Weighting)
+	}
+	if !(c.NLL >= 0) || math.IsInf(c.NLL, 0) {
+		return loss, fmt.Errorf("loss.nll: must not be negative, got %g", c.NLL)
+	}
 	for name := range c.Params {
 		if !slices.ContainsFunc(loss.Params, func(p Param) bool { return p.Name == name }) {
 			return loss, fmt.Errorf("loss.params.%s: loss %q has no such parameter%s", name, c.Name, nearest(name, names(loss.Params, func(p Param) string { return p.Name })))
@@ -166,9 +202,14 @@ func nearest(got string, valid []string) string {
 	if len(valid) == 0 {
 		return ""
 	}
-	best := slices.MinFunc(valid, func(a, b string) int {
-		return levenshtein.ComputeDistance(got, a) - levenshtein.ComputeDistance(got, b)
-	})
+	far := func(name string) int { // letters apart; of equals, one with the same first letter
+		d := 2 * levenshtein.ComputeDistance(got, name)
+		if got == "" || !strings.HasPrefix(name, got[:1]) {
+			d++
+		}
+		return d
+	}
+	best := slices.MinFunc(valid, func(a, b string) int { return far(a) - far(b) })
 	return fmt.Sprintf("; nearest is %q of %s", best, strings.Join(valid, ", "))
 }
 

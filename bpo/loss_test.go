@@ -5,8 +5,12 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gomlx/compute"
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
 	"gobpo/bpo"
 	"gobpo/bpo/losstest"
+	"gobpo/models/backend/backendtest"
 )
 
 // Four pairs: chosen ahead of the reference by 2 nats, behind by 2, equal to it, and 33 nats behind.
@@ -60,6 +64,84 @@ func TestSimPO(t *testing.T) {
 		at(ahead, 1.742476466, other), at(far, 0.002602451, other))
 }
 
+func TestEXO(t *testing.T) {
+	c := bpo.LossConfig{Beta: 0.1}
+	losstest.Run(t, "exo", at(ahead, 2.422014621, c), at(behind, 3.110397019, c), at(equal, math.Log(0.5)-(math.Log(0.999)+math.Log(0.001))/2, c))
+}
+
+func TestNCA(t *testing.T) {
+	c := bpo.LossConfig{Beta: 0.1}
+	losstest.Run(t, "nca", at(ahead, 1.338793320, c), at(behind, 1.440665396, c), at(equal, 2*math.Ln2, c))
+}
+
+func TestSPPO(t *testing.T) {
+	c := bpo.LossConfig{Beta: 0.1}
+	losstest.Run(t, "sppo", at(ahead, 32, c), at(behind, 72.5, c), at(equal, 50, c))
+}
+
+func TestAPO(t *testing.T) {
+	c := bpo.LossConfig{Beta: 0.1}
+	losstest.Run(t, "apo_zero", at(ahead, 0.950041625, c), at(behind, 1.049927242, c), at(equal, 1, c))
+	losstest.Run(t, "apo_down", at(ahead, 0.975145190, c), at(behind, 1.012404152, c), at(equal, 1, c))
+}
+
+func TestDiscoPOP(t *testing.T) {
+	c := bpo.LossConfig{Beta: 0.1}
+	losstest.Run(t, "discopop", at(ahead, 0.814763141, c), at(behind, 0.805751783, c), at(equal, (math.Ln2+1)/2, c))
+}
+
+func TestFDPO(t *testing.T) {
+	c := bpo.LossConfig{Beta: 0.1}
+	losstest.Run(t, "dpo_forward_kl", at(ahead, 0.582516713, c), at(behind, 0.905559879, c), at(equal, math.Ln2, c))
+	losstest.Run(t, "dpo_js", at(ahead, 0.644396660, c), at(behind, 0.756395758, c), at(equal, math.Ln2, c))
+	losstest.Run(t, "dpo_alpha", at(ahead, 0.594349123, c), at(behind, 0.835894393, c), at(equal, math.Ln2, c))
+}
+
+func TestORPO(t *testing.T) {
+	c := bpo.LossConfig{Beta: 0.1}
+	losstest.Run(t, "orpo", at(ahead, 2.601169458, c), at(behind, 2.591483125, c), at(equal, 1.5+0.1*math.Ln2, c))
+}
+
+// The points stand in a step of pairs like themselves: quantiles are the pair's own margins, z is its own drift.
+func TestCoupledLosses(t *testing.T) {
+	c := bpo.LossConfig{Beta: 0.1}
+	losstest.Run(t, "aot", at(ahead, 0.598138869, c), at(behind, 0.798138869, c), at(far, 3.336219259, c))
+	losstest.Run(t, "kto", at(ahead, 0.462593408, c), at(behind, 0.531165697, c), at(equal, 0.5, c))
+}
+
+// Rows of padding take no part in what pairs are to each other.
+func TestCoupledLossesIgnorePadding(t *testing.T) {
+	columns := [][]float32{{-10, -20.5, -3, 7}, {-12, -18, -3, 9}, {-11, -19, -3, 0}, {-11, -18.5, -3, 0}, {4, 8, 2, 1}, {6, 5, 2, 1}}
+	weight := []float32{0.5, 0.25, 0.25, 0}
+	backendtest.Each(t, func(t *testing.T, b compute.Backend) {
+		for _, name := range []string{"aot", "kto"} {
+			apply := func(n int, weighted bool) []float32 {
+				in := make([]any, len(columns))
+				for i, column := range columns {
+					in[i] = column[:n]
+				}
+				out, err := graph.CallOnce(b, func(in []*graph.Node) *graph.Node {
+					l := bpo.Logps{Chosen: in[0], Rejected: in[1], RefChosen: in[2], RefRejected: in[3], ChosenLen: in[4], RejectedLen: in[5]}
+					if weighted {
+						l.Weight = in[6]
+					}
+					return bpo.LossConfig{Name: name, Beta: 0.1}.Apply(l)
+				}, append(in, weight[:n])...)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return tensors.MustCopyFlatData[float32](out)
+			}
+			want, got := apply(3, false), apply(4, true)
+			for i, v := range want {
+				if math.Abs(float64(got[i]-v)) > 1e-6 {
+					t.Errorf("%s, pair %d: %v beside a row of padding, %v alone", name, i, got[i], v)
+				}
+			}
+		}
+	})
+}
+
 func TestLossConfigErrors(t *testing.T) {
 	for _, c := range []struct {
 		loss bpo.LossConfig
@@ -71,9 +153,15 @@ func TestLossConfigErrors(t *testing.T) {
 		{bpo.LossConfig{Name: "dpo", Beta: 1, LabelSmoothing: 0.5}, "loss.label_smoothing:"},
 		{bpo.LossConfig{Name: "dpo", Beta: 1, Length: "avg"}, "loss.length:"},
 		{bpo.LossConfig{Name: "simpo", Beta: 1, Params: map[string]float64{"gama": 1}}, `loss.params.gama: loss "simpo" has no such parameter; nearest is "gamma"`},
+		{bpo.LossConfig{Name: "dpo", Beta: 1, Weighting: "wop"}, `loss.weighting: "wop" is not wpo`},
+		{bpo.LossConfig{Name: "dpo", Beta: 1, NLL: -1}, "loss.nll: must not be negative"},
+		{bpo.LossConfig{Name: "aot", Beta: 1}, "micro_batch: the loss aot compares the pairs of a step"},
 	} {
 		cfg := bpo.DefaultConfig()
 		cfg.Loss = c.loss
+		if c.loss.Name == "aot" {
+			cfg.MicroBatch = cfg.BatchSize / 2
+		}
 		if err := cfg.Validate(); err == nil || !strings.HasPrefix(err.Error(), c.want) {
 			t.Errorf("%+v: error %v, want %q", c.loss, err, c.want)
 		}

@@ -13,13 +13,13 @@ func preferenceObjective(c LossConfig) objective {
 	return objective{
 		Key:     fmt.Sprintf("%+v", c),
 		Metrics: []string{"rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"},
-		Fn: func(logps, lens *Node, extra []*Node) (*Node, []*Node) {
+		Fn: func(logps, lens, weight *Node, extra []*Node) (*Node, []*Node) {
 			sums := ReduceSum(logps, -1) // [batch, 2]
 			at := func(x *Node, k int) *Node { return Squeeze(SliceAxis(x, 1, AxisElem(k)), 1) }
 			l := Logps{
 				Chosen: at(sums, 0), Rejected: at(sums, 1),
 				RefChosen: extra[0], RefRejected: extra[1],
-				ChosenLen: at(lens, 0), RejectedLen: at(lens, 1),
+				ChosenLen: at(lens, 0), RejectedLen: at(lens, 1), Weight: weight,
 			}
 			chosen := MulScalar(Sub(l.Chosen, l.RefChosen), c.Beta)
 			rejected := MulScalar(Sub(l.Rejected, l.RefRejected), c.Beta)
@@ -32,7 +32,7 @@ func preferenceObjective(c LossConfig) objective {
 // nllObjective is supervised fine-tuning: the negative log-prob of completion 0, summed over its tokens.
 // With row weights 1/(tokens of the batch) the step minimises the mean over tokens.
 func nllObjective() objective {
-	return objective{Key: "nll", Fn: func(logps, _ *Node, _ []*Node) (*Node, []*Node) {
+	return objective{Key: "nll", Fn: func(logps, _, _ *Node, _ []*Node) (*Node, []*Node) {
 		return Neg(ReduceSum(logps, 1, 2)), nil
 	}}
 }

@@ -132,16 +132,29 @@ func Train(ctx context.Context, s Setup) (models.Policy, error) {
 	return r.loop(ctx, learners, behavior, ref, st, resumed)
 }
 
-// loadReference reads the fixed reference of "checkpoint:<path>": a run directory or a policy file.
+// loadReference reads the fixed reference of "checkpoint:<path>": a policy file, a run's directory, or that of a study
+// whose only run it is.
 func loadReference(path string, m *models.Model) (models.Policy, error) {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		path = filepath.Join(path, PolicyFile)
+		found, err := filepath.Glob(filepath.Join(path, "*", PolicyFile))
+		if err != nil {
+			return models.Policy{}, fmt.Errorf("reference: %w", err)
+		}
+		if own := filepath.Join(path, PolicyFile); len(found) != 1 || exists(own) {
+			found = []string{own}
+		}
+		path = found[0]
 	}
 	p, err := LoadPolicy(path, m)
 	if err != nil {
 		return p, fmt.Errorf("reference: %w", err)
 	}
 	return p, nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // loop is the method. At every phase start the behavior LLM becomes the merged learners and collects the phase's

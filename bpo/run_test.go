@@ -263,11 +263,22 @@ func TestOfflineDataEMAAndGoldenReference(t *testing.T) {
 			t.Errorf("%s: the identical pair was not counted: %v", name, m[1])
 		}
 	}
-	o := testSetup(t)
-	o.Config.Reference = "checkpoint:" + filepath.Join(s.Dir, PolicyFile)
-	_, m := mustRecord(t, o)
-	if m[1]["rewards/margins"] == 0 {
+	study := t.TempDir()
+	if err := os.Symlink(s.Dir, filepath.Join(study, "run")); err != nil {
+		t.Fatal(err)
+	}
+	var margins []float64
+	for _, path := range []string{filepath.Join(s.Dir, PolicyFile), s.Dir, study} {
+		o := testSetup(t)
+		o.Config.Reference = "checkpoint:" + path
+		_, m := mustRecord(t, o)
+		margins = append(margins, m[1]["rewards/margins"])
+	}
+	if margins[0] == 0 {
 		t.Errorf("the golden reference %s equals the start policy", golden.Name)
+	}
+	if margins[1] != margins[0] || margins[2] != margins[0] {
+		t.Errorf("a policy's file, its run and its study give margins %v", margins)
 	}
 }
 

@@ -7,8 +7,9 @@
 //		)
 //	}
 //
-// It checks the values at hand-computed points, gradients against finite differences, the identity value, what swapping
-// chosen and rejected does, independence of batch mates, finiteness at extreme margins, and shapes and dtypes.
+// It checks the values at hand-computed points and of the table that tools/goldens/losses.py computes from the published
+// formulas, gradients against that table and finite differences, the identity value, what swapping chosen and rejected
+// does, independence of batch mates (unless the loss is Coupled), finiteness at extreme margins, and shapes and dtypes.
 package losstest
 
 import (
@@ -72,7 +73,10 @@ func Run(t *testing.T, name string, points ...Point) {
 	backendtest.Each(t, func(t *testing.T, b compute.Backend) {
 		s := suite{t, b, *loss, map[string]*Exec{}}
 		t.Run("values", func(t *testing.T) { s.with(t).values(points) })
-		t.Run("gradients", func(t *testing.T) { s.with(t).gradients(points) })
+		t.Run("formula", func(t *testing.T) { s.with(t).formula() })
+		if !loss.Coupled { // those move with their neighbours; the table has their gradients
+			t.Run("gradients", func(t *testing.T) { s.with(t).gradients(points) })
+		}
 		t.Run("identity", func(t *testing.T) { s.with(t).identity(points) })
 		t.Run("swap", func(t *testing.T) { s.with(t).swap(points) })
 		t.Run("batch", func(t *testing.T) { s.with(t).batchMates(points[0].Config) })
@@ -227,6 +231,9 @@ func (s suite) batchMates(c bpo.LossConfig) {
 		if !near(permuted[i], all[from], 1e-6) {
 			s.t.Errorf("pair %d: loss %v in one order, %v in another", from, all[from], permuted[i])
 		}
+	}
+	if s.loss.Coupled {
+		return
 	}
 	alone, _ := s.eval(c, pairs[3:4])
 	if !near(alone[0], all[3], 1e-6) {

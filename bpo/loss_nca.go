@@ -1,0 +1,23 @@
+package bpo
+
+import (
+	"math"
+
+	. "github.com/gomlx/gomlx/core/graph"
+)
+
+func init() {
+	RegisterLoss(Loss{
+		Name:     "nca",
+		Doc:      "-ln σ(βr_w) - ½ ln σ(-βr_w) - ½ ln σ(-βr_l), r = log π_θ - log π_ref: NCA for pairs (arXiv 2402.05369)",
+		Length:   "sum",
+		Fn:       nca,
+		Identity: func(LossConfig) float64 { return 2 * math.Ln2 },
+	})
+}
+
+func nca(l Logps, c LossConfig) *Node {
+	chosen, rejected := l.Ratios()
+	chosen, rejected = MulScalar(chosen, c.Beta), MulScalar(rejected, c.Beta)
+	return Add(softplus(Neg(chosen)), MulScalar(Add(softplus(chosen), softplus(rejected)), 0.5))
+}
