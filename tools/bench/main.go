@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -102,19 +103,21 @@ func bench(ctx context.Context, o options, out, log io.Writer) error {
 	}
 	defer os.RemoveAll(scratch)
 	rep.ReadGBs = readBandwidth()
+	var failed error
 	for i, t := range plan {
 		fmt.Fprintf(log, "[%d/%d] %s\n", i+1, len(plan), t.Name)
 		r, err := measure(ctx, t, o.rounds, python, scratch, log)
-		if err != nil {
-			return fmt.Errorf("%s: %w", t.Name, err)
+		if err != nil { // what was measured before is still worth its minutes
+			failed = fmt.Errorf("%s: %w", t.Name, err)
+			break
 		}
 		rep.Results = append(rep.Results, r)
 	}
 	rep.print(out)
 	if o.json != "" {
-		return rep.write(o.json)
+		failed = errors.Join(failed, rep.write(o.json))
 	}
-	return nil
+	return failed
 }
 
 // modelConfig is the shape of the model in a GGUF file.

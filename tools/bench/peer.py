@@ -101,12 +101,12 @@ def sample(case, model):
     model.eval()
 
     def step(seconds):
-        if case["folded"]:
+        if case.get("folded"):
             with timed(seconds, "fold"):
                 model.merge_adapter()
         with timed(seconds, "sample"), torch.no_grad():
             out = model.generate(input_ids=ids, attention_mask=torch.ones_like(ids), generation_config=config)
-        if case["folded"]:
+        if case.get("folded"):
             model.unmerge_adapter()
         assert out.shape[1] == case["prompt"] + new, out.shape
         return {}
