@@ -24,3 +24,7 @@ bench *args:
 
 fmt:
     gofmt -w .
+
+# the paper's experiments at the embedded scale, five seeds: frequency, losses, β, references, ensembles
+paper *args:
+    go run ./tools/bpo sweep experiments/paper/*.yaml {{args}}

@@ -12,41 +12,38 @@ func newSweepCmd() *cobra.Command {
 	var e experimentFlags
 	o := experiments.SweepOptions{Jobs: 1, Retry: true}
 	cmd := &cobra.Command{
-		Use:   "sweep experiment.yaml",
+		Use:   "sweep experiment.yaml...",
 		Short: "Run every trial of an experiment that is missing or failed, and print the table of results",
 		Long: `Run the trials of an experiment file: the product of sweep.grid times sweep.paired. A trial's run directory is
 named by a hash of its configuration (--out/<study>/<hash>), so the same command continues a sweep that was
-stopped, and an edited file runs only what is new. A failed trial does not stop the others; the exit status is
+stopped, and an edited file runs only what is new. Several files run one after the other. A failed trial does not stop the others; the exit status is
 non-zero if any failed. The table, over seeds, is printed and written to results.md, results.csv and
 results.json beside the runs; bpo report draws it.`,
-		Args: cobra.ExactArgs(1),
+		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			trials, err := e.trials(cmd, args[0])
-			if err != nil {
-				return err
-			}
 			if o.Jobs < 1 {
 				return fmt.Errorf("--jobs: %d is not at least 1", o.Jobs)
 			}
+			sweeps := make([][]experiments.Trial, len(args))
+			for i, path := range args { // all of them first: a mistake in the last file should not cost the first one's hours
+				var err error
+				if sweeps[i], err = e.trials(cmd, path); err != nil {
+					return err
+				}
+			}
 			session := newSession(cmd)
-			o.Run, o.UI = session.Execute, newProgress(cmd.ErrOrStderr())
-			failed, err := experiments.Sweep(cmd.Context(), trials, o)
-			if err != nil {
-				return err
+			failed := 0
+			for _, trials := range sweeps {
+				o.Run, o.UI = session.Execute, newProgress(cmd.ErrOrStderr())
+				n, err := experiments.Sweep(cmd.Context(), trials, o)
+				if err != nil {
+					return err
+				}
+				if err := printTable(cmd, o.Out, trials); err != nil {
+					return err
+				}
+				failed += n
 			}
-			table, err := experiments.MakeTable(o.Out, trials)
-			if err != nil {
-				return err
-			}
-			study := experiments.StudyDir(o.Out, trials[0].Config)
-			if err := table.Save(study); err != nil {
-				return err
-			}
-			fmt.Fprintln(cmd.OutOrStdout())
-			if err := table.Print(cmd.OutOrStdout()); err != nil {
-				return err
-			}
-			fmt.Fprintf(cmd.OutOrStdout(), "\nwritten to %s; next: bpo report %s\n", study, study)
 			if failed > 0 {
 				return fmt.Errorf("%d trials failed; their manifest.json says why, and the same command runs them again", failed)
 			}
@@ -58,6 +55,24 @@ results.json beside the runs; bpo report draws it.`,
 	cmd.Flags().IntVar(&o.Jobs, "jobs", o.Jobs, "trials at a time (XLA uses all cores for one already)")
 	cmd.Flags().BoolVar(&o.Retry, "retry", o.Retry, "run failed trials again; --retry=false leaves them")
 	return cmd
+}
+
+// printTable gathers a sweep's results, saves them beside its runs and prints them.
+func printTable(cmd *cobra.Command, out string, trials []experiments.Trial) error {
+	table, err := experiments.MakeTable(out, trials)
+	if err != nil {
+		return err
+	}
+	study := experiments.StudyDir(out, trials[0].Config)
+	if err := table.Save(study); err != nil {
+		return err
+	}
+	fmt.Fprintln(cmd.OutOrStdout())
+	if err := table.Print(cmd.OutOrStdout()); err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "\nwritten to %s; next: bpo report %s\n", study, study)
+	return nil
 }
 
 // newSession is what the trials of this process share.
