@@ -124,10 +124,14 @@ func (c *Config) scratchConfig(vocab int) models.Config {
 	}
 }
 
+// scratchKey is everything that the new model depends on.
+func (c *Config) scratchKey() any {
+	return []any{"scratch", c.Model.Scratch, c.Pretrain, c.Task, c.Backend, c.MaxPromptTokens, c.MaxCompletionTokens}
+}
+
 // scratch trains the small model of the configuration, once a study, and returns its directory.
 func scratch(ctx context.Context, c *Config, b compute.Backend, study string, s *corpus, ui UI) (string, error) {
-	key := []any{"scratch", c.Model.Scratch, c.Pretrain, c.Task, c.Backend, c.MaxPromptTokens, c.MaxCompletionTokens}
-	return sharedWork(ctx, study, key, func(dir string) error {
+	return sharedWork(ctx, study, c.scratchKey(), func(dir string) error {
 		t, err := tokenizer.FromWords(s.words)
 		if err != nil {
 			return fmt.Errorf("task: %w", err)

@@ -12,15 +12,19 @@ import (
 	"github.com/gofrs/flock"
 )
 
+func sharedDir(study string, key any) (string, error) {
+	hash, err := hashOf(key)
+	return filepath.Join(study, "shared", hash), err
+}
+
 // sharedWork returns the directory <study>/shared/<hash of key>, made by build at most once however many trials and
 // processes want it at the same time: they wait for the one that holds the lock. build fills a directory that
 // appears under its name only when it is complete.
 func sharedWork(ctx context.Context, study string, key any, build func(dir string) error) (string, error) {
-	hash, err := hashOf(key)
+	dir, err := sharedDir(study, key)
 	if err != nil {
 		return "", err
 	}
-	dir := filepath.Join(study, "shared", hash)
 	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
 		return "", fmt.Errorf("shared work: %w", err)
 	}

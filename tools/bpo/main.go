@@ -45,7 +45,7 @@ come from (data). bpo sweep runs the grid over them; bpo report draws it.`,
 	root.AddCommand(
 		newValidateCmd(), newShowCmd(), newTrainCmd(), newSweepCmd(), newReportCmd(), newEvalCmd(),
 		newSampleCmd(), newTokenizeCmd(), newLogprobsCmd(), newLossesCmd(), newOptimizersCmd(), newAnnotatorsCmd(),
-		newDoctorCmd(), newFetchCmd(), newDataCmd(),
+		newMergeCmd(), newExportCmd(), newDoctorCmd(), newFetchCmd(), newDataCmd(),
 	)
 	return root
 }

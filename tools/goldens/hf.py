@@ -1,7 +1,7 @@
 """Reference outputs of transformers for architectures and settings that no small checkpoint has.
 
     python tools/goldens/hf.py write models/goldentest/testdata/hf      # makes the files that the tests of models read
-    python tools/goldens/hf.py score ROWS.json DIR...        # JSON: next-token log-probs of the rows under each checkpoint
+    python tools/goldens/hf.py score ROWS.json DIR...        # JSON: next-token log-probs of the rows under each checkpoint or PEFT adapter
 
 A file holds a config.json, the shapes of the model's tensors and what transformers computes with them in float32 and
 eager attention: next-token log-probs of a right-padded batch, greedy continuations, the logits after the first row.
@@ -116,7 +116,10 @@ def score(file, folders):
         rows = json.load(f)
     out = []
     for folder in folders:
-        model = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
+        kind = AutoModelForCausalLM
+        if os.path.exists(os.path.join(folder, "adapter_config.json")):
+            from peft import AutoPeftModelForCausalLM as kind
+        model = kind.from_pretrained(folder, attn_implementation="eager", dtype=torch.float32).eval()
         out.append(logps(model, rows))
     json.dump(out, sys.stdout)
 
