@@ -71,7 +71,7 @@ func (s *Session) OpenArtifact(ctx context.Context, path, base string) (_ *Artif
 			return nil, err
 		}
 		a.Adapter, a.Weights = a.policy.Adapter, a.policy.Over(a.Base.Read)
-	case base != path:
+	case models.IsAdapter(path):
 		if a.Adapter, err = models.LoadAdapter(path, a.Base.Config); err != nil {
 			return nil, err
 		}
@@ -94,9 +94,6 @@ func (s *Session) runBase(ctx context.Context, run string, c *Config) (string, e
 	}
 	return dir, nil
 }
-
-// fullWeights says that a run trained all weights, so that there is no adapter to take out of it.
-func (a *Artifact) fullWeights() bool { return a.Adapter == nil && a.Base.Source != a.Path }
 
 // Close closes the files.
 func (a *Artifact) Close() error {

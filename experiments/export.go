@@ -37,8 +37,8 @@ func (a *Artifact) Export(dir string, o ExportOptions) error {
 	}
 	if o.Adapter && a.Adapter == nil {
 		why := "has no adapter"
-		if a.fullWeights() {
-			why += ": all its weights were trained or merged"
+		if a.run != nil {
+			why += ": all its weights were trained"
 		}
 		return fmt.Errorf("--adapter: %s %s; export the whole model", a.Path, why)
 	}
