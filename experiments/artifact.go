@@ -20,6 +20,7 @@ type Artifact struct {
 	Base    *models.Checkpoint // configuration, tokenizer and the weights underneath
 	Adapter *models.Adapter    // over the base; nil if there is none
 	Weights models.Reader      // everything put together
+	merged  []string           // the inputs of a merge
 	run     *Config            // of a run directory
 	policy  *bpo.SavedPolicy   // of a run directory
 }

@@ -98,17 +98,22 @@ var cardTemplate = template.Must(template.New("card").Parse(cardText))
 
 // cardPage is what card.md shows.
 type cardPage struct {
-	Title, Method, BaseName, Evaluator, Command, Config string
-	Adapter                                             bool
-	Tags, Facts                                         []string
-	Results                                             []cardResult
+	Title, BaseName, Evaluator, Config string
+	Method                             string // of a run
+	Made                               string // of anything else: "merged by …"
+	Adapter                            bool
+	Tags, Facts                        []string
+	Results                            []cardResult
 }
 
 type cardResult struct{ Name, Initial, Final string }
 
 // card is the model card of the artifact; a run's says what it was made of and what it was measured to be.
 func (a *Artifact) card(adapter bool) ([]byte, error) {
-	p := cardPage{Title: filepath.Base(a.Path), Method: "merge: " + a.Path, Adapter: adapter, BaseName: a.baseName()}
+	p := cardPage{Title: filepath.Base(a.Path), Made: "converted by gobpo", Adapter: adapter, BaseName: a.baseName()}
+	if a.merged != nil {
+		p.Made = "merged by gobpo: " + a.Path + " of `" + strings.Join(a.merged, "`, `") + "`"
+	}
 	if a.run != nil {
 		if err := p.addRun(a); err != nil {
 			return nil, err
@@ -129,7 +134,6 @@ func (p *cardPage) addRun(a *Artifact) error {
 	}
 	p.Title, p.Method, p.Evaluator = m.Study+" "+m.Hash, c.Method(), c.Eval.Annotator.Name
 	p.Tags = []string{c.Loss.Name, strings.ToLower(c.Train)}
-	p.Command = "bpo train config.yaml"
 	for _, k := range slices.Sorted(maps.Keys(m.Data)) {
 		p.Facts = append(p.Facts, fmt.Sprintf("%s: SHA-256 %s", k, m.Data[k]))
 	}

@@ -61,7 +61,7 @@ func Merge(inputs []*Artifact, base *Artifact, o MergeOptions) (*Artifact, error
 		if err := inputs[0].fits(in); err != nil {
 			return nil, err
 		}
-		readers[i] = in.Weights
+		readers[i], out.merged = in.Weights, append(out.merged, in.Path)
 	}
 	weights := o.Weights
 	if op.weights != nil {
