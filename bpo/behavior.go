@@ -77,6 +77,9 @@ func meanWeights(b compute.Backend, learners []*learner) (models.Weights, error)
 	for _, block := range learners[0].blocks {
 		args := make([]models.Arg, len(learners))
 		for i, l := range learners {
+			if err := l.settle(); err != nil {
+				return nil, err
+			}
 			args[i].Set = models.Weights{"w": l.w[block.name]}
 		}
 		sets, _, err := e.Call(args)

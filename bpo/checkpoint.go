@@ -62,6 +62,9 @@ func (l *learner) save(path, name string) error {
 		block layout
 		at    int
 	}
+	if err := l.settle(); err != nil {
+		return err
+	}
 	defer dropHostCopies(l.w)
 	all, places, prefix := map[string]shapes.Shape{}, map[string]place{}, adapterPrefix
 	if l.full {
@@ -194,6 +197,7 @@ func (l *learner) restore(p models.Policy, path string) error {
 	if !l.full {
 		trained = adapter
 	}
+	l.drop()
 	err := l.pack(trained)
 	release(p)
 	if err != nil {

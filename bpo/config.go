@@ -28,6 +28,8 @@ type Config struct {
 
 	// Train says what is trained: "lora", adapters on a frozen base, or "full", every weight.
 	Train string `mapstructure:"train" yaml:"train"`
+	// Mesh spreads training, scoring and sampling over devices.
+	Mesh models.Mesh `mapstructure:"mesh" yaml:"mesh,omitempty"`
 	// GradientCheckpointing keeps only the layers' inputs for the backward pass and computes the rest again.
 	GradientCheckpointing bool `mapstructure:"gradient_checkpointing" yaml:"gradient_checkpointing"`
 	// Learners is n, the size of the ensemble; Merge the way it becomes one policy ("mean_delta", "peft_linear").
@@ -87,7 +89,7 @@ func DefaultConfig() Config {
 	return Config{
 		Behavior: "learner", Refresh: 2, Reference: "behavior", Data: "behavior",
 		EMAAlpha: 0.005, EMAEvery: 1,
-		Train: "lora", Learners: 1, Merge: "mean_delta",
+		Train: "lora", Learners: 1, Merge: "mean_delta", Mesh: models.Mesh{Data: 1, Model: 1},
 		LoRA:  models.LoRA{Rank: 16, Alpha: 32, Targets: []string{"all-linear"}},
 		Steps: 100, BatchSize: 16,
 		Loss:            LossConfig{Name: "dpo", Beta: 0.1, Length: "default"},
@@ -211,6 +213,8 @@ func (c *Config) Validate() error {
 		check(c.Steps >= 1, "steps", "T must be at least 1, got %d", c.Steps),
 		check(c.BatchSize >= 1, "batch_size", "must be at least 1, got %d", c.BatchSize),
 		check(c.MicroBatch >= 0 && c.BatchSize%c.Micro() == 0, "micro_batch", "%d does not divide batch_size %d", c.MicroBatch, c.BatchSize),
+		check(c.Mesh.Data >= 0 && c.Mesh.Model >= 0, "mesh", "data and model must be at least 1, got %d and %d", c.Mesh.Data, c.Mesh.Model),
+		check(c.Micro()%c.Mesh.Devices() == 0, "mesh", "the %d pairs of a gradient call (micro_batch) cannot be split over %d devices", c.Micro(), c.Mesh.Devices()),
 		check(c.Refresh >= 0, "refresh", "F must be in 1..T, got %d", c.Refresh),
 		check(c.Refresh > 0 || c.RefreshEvery > 0, "refresh", "give F (refresh) or K (refresh_every)"),
 		check(c.Refresh == 0 || c.RefreshEvery == 0, "refresh_every", "K=%d and refresh F=%d are both given; set refresh: 0 to use K", c.RefreshEvery, c.Refresh),

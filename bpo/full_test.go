@@ -193,7 +193,7 @@ func TestMastersKeepSmallSteps(t *testing.T) {
 		if got := tensors.MustCopyFlatData[bfloat16.BFloat16](p.Override["w"]); got[0] != want || got[1].Float32() != -want.Float32() {
 			t.Errorf("step %d: policy %v, want ±%v", step, got, want)
 		}
-		if err := tr.apply(l, models.Weights{"w": tensors.FromFlatDataAndDimensions([]float32{1, -1}, 2)}, step, 1); err != nil {
+		if err := tr.apply(l, here(t, models.Weights{"w": tensors.FromFlatDataAndDimensions([]float32{1, -1}, 2)}), step, 1); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -31,6 +31,56 @@ type learner struct {
 	blocks []layout
 	w      models.Weights // [n] of each block, by its name
 	state  models.Weights // the optimizer's, by stateName
+	mesh   *onMesh        // where they are while a mesh trains them; nil: in w and state
+}
+
+// onMesh are a learner's weights and optimizer state on a mesh; the learner's own are then out of date.
+type onMesh struct{ w, state models.Sharded }
+
+// place puts the learner on a mesh, where it stays until it is looked at. On one device it is there already.
+func (l *learner) place(m models.Mesh) (at onMesh, err error) {
+	if l.mesh != nil {
+		return *l.mesh, nil
+	}
+	if at.w, err = models.Shard(m, l.w); err != nil {
+		return at, err
+	}
+	if at.state, err = models.Shard(m, l.state); err != nil {
+		return at, err
+	}
+	if m.Devices() > 1 {
+		l.w.Finalize()
+		l.state.Finalize()
+		l.mesh = &at
+	}
+	return at, nil
+}
+
+// settle brings the learner back from its mesh into w and state.
+func (l *learner) settle() error {
+	if l.mesh == nil {
+		return nil
+	}
+	w, err := l.mesh.w.Gather()
+	if err != nil {
+		return err
+	}
+	state, err := l.mesh.state.Gather()
+	if err != nil {
+		return err
+	}
+	l.drop()
+	l.w, l.state = w, state
+	return nil
+}
+
+// drop forgets what is on the mesh.
+func (l *learner) drop() {
+	if l.mesh != nil {
+		l.mesh.w.Finalize()
+		l.mesh.state.Finalize()
+		l.mesh = nil
+	}
 }
 
 // adapterBlock is the name of an adapter's one block.
@@ -81,6 +131,9 @@ func (l *learner) pack(set models.Weights) error {
 // policy is the learner as it is now, in tensors of its own: those of an adapter float32, those of a full model in the
 // model's dtype.
 func (l *learner) policy(b compute.Backend, name string) (models.Policy, error) {
+	if err := l.settle(); err != nil {
+		return models.Policy{}, err
+	}
 	return l.policyOf(b, name, l.w)
 }
 
@@ -103,6 +156,7 @@ func (l *learner) policyOf(b compute.Backend, name string, w models.Weights) (mo
 }
 
 func (l *learner) finalize() {
+	l.drop()
 	l.w.Finalize()
 	l.state.Finalize()
 }
@@ -114,6 +168,7 @@ type trainSpec struct {
 	Batch       int  // rows of a step
 	Micro       int  // rows of a gradient call
 	Checkpoints bool // gradient checkpointing
+	Mesh        models.Mesh
 }
 
 // trainer compiles an objective and runs optimizer steps on any learner of one shape.
@@ -123,6 +178,7 @@ type trainer struct {
 	backend compute.Backend
 	rule    Optimizer
 	metrics []string
+	base    models.Sharded // on the mesh, of the learners' common base, once there is a step
 	grad    *models.Exec
 	zeros   *models.Exec
 	update  map[string]*models.Exec // by block
@@ -136,7 +192,7 @@ func newTrainer(b compute.Backend, c models.Config, like *learner, obj objective
 
 	// grad: sets base, weights, sums (none where one call makes the step); inputs: the packed rows, row weights [batch],
 	// RNG state, extra…; outputs: the new sums, and the loss [batch], the squared norm of the sums [], metrics [batch].
-	t.grad = models.Shared(b, "grad", shape+obj.Key, func(sets []models.NodeSet, in []*Node) ([]models.NodeSet, []*Node) {
+	t.grad = models.SharedOn(b, spec.Mesh, "grad", shape+obj.Key, func(sets []models.NodeSet, in []*Node) ([]models.NodeSet, []*Node) {
 		trained, p := models.NodeSet{}, models.Params{Base: sets[0], LoRA: lora, Checkpointing: spec.Checkpoints}
 		var parts []*Node
 		seen := models.NodeSet{} // as the forward pass computes with them
@@ -174,14 +230,14 @@ func newTrainer(b compute.Backend, c models.Config, like *learner, obj objective
 		}
 		return []models.NodeSet{sums}, append([]*Node{loss, square}, metrics...)
 	})
-	t.zeros = models.Shared(b, "zeros", "", func(sets []models.NodeSet, _ []*Node) ([]models.NodeSet, []*Node) {
+	t.zeros = models.SharedOn(b, spec.Mesh, "zeros", "", func(sets []models.NodeSet, _ []*Node) ([]models.NodeSet, []*Node) {
 		return []models.NodeSet{{flatSums: ZerosLike(sets[0][flatWeights])}}, nil
 	})
 
 	// update: a block's set {weights, sums, state…}, donated; inputs lr, the clipping factor, the rule's scalars.
 	for i, block := range blocks {
 		block.name, block.names = "", nil // blocks of one shape share the function
-		t.update[blocks[i].name] = models.Shared(b, "update", fmt.Sprint(spec.Optimizer, block), func(sets []models.NodeSet, in []*Node) ([]models.NodeSet, []*Node) {
+		t.update[blocks[i].name] = models.SharedOn(b, spec.Mesh, "update", fmt.Sprint(spec.Optimizer, block), func(sets []models.NodeSet, in []*Node) ([]models.NodeSet, []*Node) {
 			s := sets[0]
 			w, state := t.rule.Update(spec.Optimizer, Step{
 				Weights: s[flatWeights], Grad: Mul(s[flatSums], in[1]), State: s, LR: in[0], Scalars: in[2:], block: block,
@@ -226,19 +282,24 @@ func (e *nonFinite) Error() string {
 // is not finite the learner stays as it was.
 func (t *trainer) step(l *learner, rows []example, step int, seed uint64) (stepResult, error) {
 	res := stepResult{metrics: map[string]float64{}, rate: t.Optimizer.rate(step, t.Steps)}
-	base, _ := l.start.Sets()
-	if l.full {
-		base = models.Weights{}
+	where, err := l.place(t.Mesh)
+	if err == nil {
+		err = t.placeBase(l)
 	}
-	sums := models.Weights{}
+	if err != nil {
+		return res, err
+	}
+	sums := models.NewSharded(t.Mesh)
 	defer func() { sums.Finalize() }()
 	if t.Micro < t.Batch {
 		for _, block := range l.blocks {
-			sets, _, err := t.zeros.Call([]models.Arg{{Set: models.Weights{flatWeights: l.w[block.name]}}})
+			w := models.NewSharded(t.Mesh)
+			w.Put(flatWeights, where.w, block.name)
+			sets, _, err := t.zeros.CallSharded([]models.ShardedArg{{Set: w}})
 			if err != nil {
 				return res, err
 			}
-			sums[block.name] = sets[0][flatSums]
+			sums.Put(block.name, sets[0], flatSums)
 		}
 	}
 	var bad []string
@@ -246,8 +307,10 @@ func (t *trainer) step(l *learner, rows []example, step int, seed uint64) (stepR
 	for at := 0; at < len(rows); at += t.Micro {
 		batch := rows[at:min(at+t.Micro, len(rows))]
 		in, tokens, padded := t.pack(batch, seed+uint64(at)*0x9e3779b97f4a7c15)
-		sets, out, err := t.grad.Call([]models.Arg{{Set: base}, {Set: l.w}, {Set: sums, Donate: true}}, in...)
-		finalize(in)
+		sets, out, err := t.grad.CallSharded([]models.ShardedArg{{Set: t.base}, {Set: where.w}, {Set: sums, Donate: true}}, in...)
+		for _, x := range in {
+			x.MustFinalizeAll()
+		}
 		if err != nil {
 			return res, fmt.Errorf("gradient at step %d: %w", step, err)
 		}
@@ -282,41 +345,66 @@ func (t *trainer) step(l *learner, rows []example, step int, seed uint64) (stepR
 		return res, &nonFinite{"the gradient", ids}
 	}
 	given := sums
-	sums = nil
+	sums = models.NewSharded(t.Mesh)
 	return res, t.apply(l, given, step, res.gradNorm)
 }
 
+// placeBase puts the frozen weights on the mesh, once for all learners, which have them in common.
+func (t *trainer) placeBase(l *learner) (err error) {
+	base, _ := l.start.Sets()
+	if l.full {
+		base = models.Weights{}
+	}
+	if t.Mesh.Devices() == 1 || len(t.base.Names()) != len(base) {
+		t.base, err = models.Shard(t.Mesh, base)
+	}
+	return err
+}
+
+// finalize frees what the trainer put on a mesh.
+func (t *trainer) finalize() {
+	if t.Mesh.Devices() > 1 {
+		t.base.Finalize()
+	}
+}
+
 // apply updates every block of l by its summed gradient, which it consumes.
-func (t *trainer) apply(l *learner, sums models.Weights, step int, norm float64) error {
+func (t *trainer) apply(l *learner, sums models.Sharded, step int, norm float64) error {
+	where, err := l.place(t.Mesh)
+	if err != nil {
+		return err
+	}
 	values := []float64{t.Optimizer.rate(step, t.Steps), t.Optimizer.clip(norm)}
 	if t.rule.Scalars != nil {
 		values = append(values, t.rule.Scalars(t.Optimizer, step+1)...)
 	}
-	scalars := make([]*tensors.Tensor, len(values))
+	scalars := make([]models.Input, len(values))
 	for i, v := range values {
-		scalars[i] = tensors.FromScalar(float32(v))
+		scalars[i].Tensor = tensors.FromScalar(float32(v))
+		defer scalars[i].MustFinalizeAll()
 	}
-	defer finalize(scalars)
 	for _, block := range l.blocks {
 		state := t.rule.State(t.Optimizer, block.dims)
-		set := models.Weights{flatWeights: l.w[block.name], flatSums: sums[block.name]}
+		set := models.NewSharded(t.Mesh)
+		set.Put(flatWeights, where.w, block.name)
+		set.Put(flatSums, sums, block.name)
 		for name := range state {
-			set[name] = l.state[stateName(name, block.name)]
+			set.Put(name, where.state, stateName(name, block.name))
 		}
-		sets, _, err := t.update[block.name].Call([]models.Arg{{Set: set, Donate: true}}, scalars...)
+		sets, _, err := t.update[block.name].CallSharded([]models.ShardedArg{{Set: set, Donate: true}}, scalars...)
 		if err != nil {
 			return fmt.Errorf("update at step %d: %w", step, err)
 		}
-		l.w[block.name] = sets[0][flatWeights]
+		where.w.Put(block.name, sets[0], flatWeights)
 		for name := range state {
-			l.state[stateName(name, block.name)] = sets[0][name]
+			where.state.Put(stateName(name, block.name), sets[0], name)
 		}
 	}
 	return nil
 }
 
 // pack pads a micro-batch to its bucket and to t.Micro rows; padding rows weigh nothing.
-func (t *trainer) pack(batch []example, seed uint64) (in []*tensors.Tensor, tokens, padded int) {
+func (t *trainer) pack(batch []example, seed uint64) (in []models.Input, tokens, padded int) {
 	rows := make([]models.Row, len(batch))
 	weight := make([]float32, t.Micro)
 	extra := make([][]float32, len(batch[0].extra))
@@ -331,10 +419,15 @@ func (t *trainer) pack(batch []example, seed uint64) (in []*tensors.Tensor, toke
 		}
 	}
 	p, r, k, tokens := widths(rows)
-	in = models.PackRows(rows, t.Micro, p, r, k, 0)
-	in = append(in, tensors.FromFlatDataAndDimensions(weight, t.Micro), rngState(seed))
-	for _, column := range extra {
-		in = append(in, tensors.FromFlatDataAndDimensions(column, t.Micro))
+	for _, x := range models.PackRows(rows, t.Micro, p, r, k, 0) {
+		in = append(in, models.Input{Tensor: x, Rows: true})
+	}
+	column := func(x []float32) models.Input {
+		return models.Input{Tensor: tensors.FromFlatDataAndDimensions(x, t.Micro), Rows: true}
+	}
+	in = append(in, column(weight), models.Input{Tensor: rngState(seed)})
+	for _, x := range extra {
+		in = append(in, column(x))
 	}
 	return in, tokens, t.Micro * (p + k*r)
 }

@@ -80,7 +80,7 @@ func TestOptimizersMatchTorchAndTransformers(t *testing.T) {
 							t.Fatal(err)
 						}
 					}
-					if err := tr.apply(l, sums, step, 1); err != nil {
+					if err := tr.apply(l, here(t, sums), step, 1); err != nil {
 						t.Fatal(err)
 					}
 					p, err := l.policy(b, "")
@@ -121,7 +121,7 @@ func TestOptimizersByHand(t *testing.T) {
 			norm += float64(x) * float64(x)
 		}
 		sums := models.Weights{"w": tensors.FromFlatDataAndDimensions(g, len(g))}
-		if err := stepper(b, l, opt, 1).apply(l, sums, 0, math.Sqrt(norm)); err != nil {
+		if err := stepper(b, l, opt, 1).apply(l, here(t, sums), 0, math.Sqrt(norm)); err != nil {
 			t.Fatal(err)
 		}
 		return tensors.MustCopyFlatData[float32](l.w["w"])

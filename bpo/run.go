@@ -71,6 +71,9 @@ func Train(ctx context.Context, s Setup) (models.Policy, error) {
 	if err = errors.Join(err, cfg.Validate()); err != nil {
 		return none, err
 	}
+	if n, have := cfg.Mesh.Devices(), s.Backend.NumDevices(); n > have {
+		return none, fmt.Errorf("mesh: data %d × model %d are %d devices, the backend shows %d (a CPU shows more as xla:cpu,devices=%d)", cfg.Mesh.Data, cfg.Mesh.Model, n, have, n)
+	}
 	if s.Sampler == nil {
 		s.Sampler = sample.New(s.Backend, s.Model.Config, models.Bucket)
 		defer s.Sampler.Finalize()
@@ -79,6 +82,8 @@ func Train(ctx context.Context, s Setup) (models.Policy, error) {
 		s.Scorer = models.NewScorer(s.Backend, s.Model.Config, models.Bucket)
 		defer s.Scorer.Finalize()
 	}
+	s.Sampler.Spread(cfg.Mesh.Devices())
+	s.Scorer.Spread(cfg.Mesh.Devices())
 	r := &run{setup: s, cfg: cfg, loss: loss}
 	start := s.Start
 	if start == nil {
@@ -117,8 +122,9 @@ func Train(ctx context.Context, s Setup) (models.Policy, error) {
 		}
 	}
 	r.trainer = newTrainer(s.Backend, s.Model.Config, learners[0], preferenceObjective(cfg.Loss), trainSpec{
-		Optimizer: cfg.Optimizer, Steps: cfg.Steps, Batch: cfg.BatchSize, Micro: cfg.Micro(), Checkpoints: cfg.GradientCheckpointing,
+		Optimizer: cfg.Optimizer, Steps: cfg.Steps, Batch: cfg.BatchSize, Micro: cfg.Micro(), Checkpoints: cfg.GradientCheckpointing, Mesh: cfg.Mesh,
 	})
+	defer r.trainer.finalize()
 
 	st, resumed, err := r.load(learners, &behavior, ref)
 	if err != nil {

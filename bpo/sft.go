@@ -50,6 +50,7 @@ type SFTSetup struct {
 	Full    bool
 	// Checkpointing is Config.GradientCheckpointing.
 	Checkpointing bool
+	Mesh          models.Mesh
 	Prompts       []Prompt // rows without a reference text are refused
 	// MaxCompletionTokens cuts references; a cut one teaches no end of text.
 	MaxCompletionTokens int
@@ -77,8 +78,9 @@ func SFT(ctx context.Context, s SFTSetup) (models.Policy, error) {
 		return s.Start, err
 	}
 	t := newTrainer(s.Backend, s.Model.Config, l, nllObjective(), trainSpec{
-		Optimizer: s.Config.Optimizer, Steps: s.Config.Steps, Batch: s.Config.BatchSize, Micro: s.Config.Micro(), Checkpoints: s.Checkpointing,
+		Optimizer: s.Config.Optimizer, Steps: s.Config.Steps, Batch: s.Config.BatchSize, Micro: s.Config.Micro(), Checkpoints: s.Checkpointing, Mesh: s.Mesh,
 	})
+	defer t.finalize()
 	defer l.finalize()
 	var order []int
 	for step, epoch := 0, -1; step < s.Config.Steps; step++ {

@@ -153,6 +153,10 @@ func (c *Config) Validate() error {
 	}
 	bad := fmt.Errorf
 	switch {
+	case c.SFT.Steps > 0 && c.SFT.Micro()%c.Mesh.Devices() != 0:
+		return bad("mesh: the %d examples of a gradient call (sft.micro_batch) cannot be split over %d devices", c.SFT.Micro(), c.Mesh.Devices())
+	case c.Model.Path == "" && c.Pretrain.Micro()%c.Mesh.Devices() != 0:
+		return bad("mesh: the %d examples of a gradient call (pretrain.micro_batch) cannot be split over %d devices", c.Pretrain.Micro(), c.Mesh.Devices())
 	case c.Study == "" || strings.ContainsAny(c.Study, `/\`) || strings.HasPrefix(c.Study, "."):
 		return bad("study: %q cannot name a directory", c.Study)
 	case !slices.Contains([]string{"float32", "bfloat16"}, c.Model.DType):
@@ -241,6 +245,9 @@ func (c Config) YAML() ([]byte, error) {
 // words sft, learner and behavior mean the same.
 func (c Config) Hash() (string, error) {
 	c.Study, c.MemoryLimit, c.Sweep, c.CheckpointEvery = "", "", SweepConfig{}, 0
+	if c.Mesh.Devices() == 1 {
+		c.Mesh = models.Mesh{}
+	}
 	k := c.K()
 	if c.Behavior == "sft" || c.Phases() == 1 || c.offline() && c.Reference != "behavior" {
 		c.Behavior, k = "sft", c.Steps

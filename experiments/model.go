@@ -151,7 +151,7 @@ func scratch(ctx context.Context, c *Config, b compute.Backend, study string, s 
 			defer log.Close()
 			trained, err = bpo.SFT(ctx, bpo.SFTSetup{
 				Config: c.Pretrain.SFTConfig, Backend: b, Model: m, Start: trained, Full: true, Prompts: prompts,
-				MaxCompletionTokens: c.MaxCompletionTokens, Seed: c.Pretrain.Seed, Checkpointing: c.GradientCheckpointing,
+				MaxCompletionTokens: c.MaxCompletionTokens, Seed: c.Pretrain.Seed, Checkpointing: c.GradientCheckpointing, Mesh: c.Mesh,
 				Log:      func(step int, v bpo.Metrics) error { return log.Append(step, v) },
 				Progress: func(_ string, step, of int) { ui.Doing("pretrain", step, of) },
 			})
@@ -192,7 +192,7 @@ func startPolicies(ctx context.Context, c *Config, b compute.Backend, m *base, s
 			}
 			policy, err := bpo.SFT(ctx, bpo.SFTSetup{
 				Config: c.SFT, Backend: b, Model: m.model, Start: fresh, Full: c.Train == "full", Prompts: prompts,
-				MaxCompletionTokens: c.MaxCompletionTokens, Seed: seed, Checkpointing: c.GradientCheckpointing,
+				MaxCompletionTokens: c.MaxCompletionTokens, Seed: seed, Checkpointing: c.GradientCheckpointing, Mesh: c.Mesh,
 				Progress: func(_ string, step, of int) { ui.Doing("sft", step, of) },
 			})
 			if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"github.com/gomlx/compute"
 	"github.com/gomlx/gomlx/core/graph"
@@ -18,8 +19,9 @@ type Scorer struct {
 	backend compute.Backend
 	config  Config
 	bucket  func(int) int
-	mu      sync.Mutex
-	execs   map[string]*Exec // by LoRA.Key
+	Replicas
+	mu    sync.Mutex
+	execs map[string]*Exec // by LoRA.Key
 }
 
 // NewScorer scores with bucket as the padding rule; nil is Bucket.
@@ -71,45 +73,66 @@ func (s *Scorer) LogProbs(ctx context.Context, p Policy, rows []Row, batch int) 
 		x, y := width(a), width(b)
 		return cmp.Or(cmp.Compare(x.prompt, y.prompt), cmp.Compare(x.completion, y.completion))
 	})
-	base, adapter := p.Sets()
-	exec, out := s.exec(p.LoRA()), make([][][]float32, len(rows))
+	type chunk struct {
+		widths
+		rows []int
+	}
+	var chunks []chunk
 	for len(order) > 0 {
-		if err := ctx.Err(); err != nil {
-			return nil, err
-		}
 		w, n := width(order[0]), 1
 		for n < min(batch, len(order)) && width(order[n]) == w {
 			n++
 		}
-		chunk := make([]Row, n)
-		for i, o := range order[:n] {
-			chunk[i] = rows[o]
+		chunks, order = append(chunks, chunk{w, order[:n]}), order[n:]
+	}
+	exec, out := s.exec(p.LoRA()), make([][][]float32, len(rows))
+	one := func(device int, p Policy, c chunk) error {
+		some := make([]Row, len(c.rows))
+		for i, o := range c.rows {
+			some[i] = rows[o]
 		}
-		in := PackRows(chunk, batch, w.prompt, w.completion, k, 0)
-		_, res, err := exec.Call([]Arg{{Set: base}, {Set: adapter}}, in...)
+		base, adapter := p.Sets()
+		in := PackRows(some, batch, c.prompt, c.completion, k, 0)
+		_, res, err := exec.CallOn(device, []Arg{{Set: base}, {Set: adapter}}, in...)
 		finalize(in)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		flat, err := tensors.CopyFlatData[float32](res[0])
 		finalize(res)
 		if err != nil {
-			return nil, fmt.Errorf("score: %w", err)
+			return fmt.Errorf("score: %w", err)
 		}
-		for i, o := range order[:n] {
+		for i, o := range c.rows {
 			out[o] = make([][]float32, k)
-			for j, c := range rows[o].Completions {
-				start := (i*k + j) * w.completion
-				out[o][j] = slices.Clone(flat[start : start+len(c)])
+			for j, y := range rows[o].Completions {
+				start := (i*k + j) * c.completion
+				out[o][j] = slices.Clone(flat[start : start+len(y)])
 			}
 		}
-		order = order[n:]
+		return nil
+	}
+	var next atomic.Int64
+	err := s.Each(p, func(device int, p Policy) error {
+		for i := next.Add(1) - 1; int(i) < len(chunks); i = next.Add(1) - 1 {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := one(device, p, chunks[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return out, nil
 }
 
-// Finalize frees the compiled functions.
+// Finalize frees the compiled functions, and copies of weights.
 func (s *Scorer) Finalize() {
+	s.Replicas.Finalize()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range s.execs {

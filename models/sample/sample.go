@@ -81,8 +81,9 @@ type Sampler struct {
 	backend compute.Backend
 	config  models.Config
 	bucket  func(int) int
-	mu      sync.Mutex
-	execs   map[string]*models.Exec
+	models.Replicas
+	mu    sync.Mutex
+	execs map[string]*models.Exec
 }
 
 // New makes a sampler; bucket rounds prompt lengths up to the widths that are compiled, nil is models.Bucket.
@@ -93,8 +94,9 @@ func New(b compute.Backend, c models.Config, bucket func(int) int) *Sampler {
 	return &Sampler{backend: b, config: c, bucket: bucket, execs: map[string]*models.Exec{}}
 }
 
-// Finalize frees the compiled functions.
+// Finalize frees the compiled functions, and copies of weights.
 func (s *Sampler) Finalize() {
+	s.Replicas.Finalize()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, e := range s.execs {
@@ -141,23 +143,38 @@ func (s *Sampler) Sample(ctx context.Context, p models.Policy, prompts []Prompt,
 	// longest first: alike lengths share a batch, and a batch too large for the memory fails at once
 	slices.SortStableFunc(order, func(a, b int) int { return len(prompts[b].Tokens) - len(prompts[a].Tokens) })
 	out := make([][]Completion, len(prompts))
-	for done := 0; done < len(order); {
-		n := min(o.Batch, len(order)-done)
-		batch := make([]Prompt, n)
-		for i := range batch {
-			batch[i] = prompts[order[done+i]]
+	var mu sync.Mutex // of taken and done
+	taken, done := 0, 0
+	take := func() []int {
+		mu.Lock()
+		defer mu.Unlock()
+		from := taken
+		taken = min(taken+o.Batch, len(order))
+		return order[from:taken]
+	}
+	err = s.Each(p, func(device int, p models.Policy) error {
+		for some := take(); len(some) > 0; some = take() {
+			batch := make([]Prompt, len(some))
+			for i, at := range some {
+				batch[i] = prompts[at]
+			}
+			completions, err := s.batch(ctx, device, p, batch, o)
+			if err != nil {
+				return err
+			}
+			for i, c := range completions {
+				out[some[i]] = c
+			}
+			mu.Lock()
+			if done += len(some); progress != nil {
+				progress(done, len(order))
+			}
+			mu.Unlock()
 		}
-		completions, err := s.batch(ctx, p, batch, o)
-		if err != nil {
-			return nil, err
-		}
-		for i, c := range completions {
-			out[order[done+i]] = c
-		}
-		done += n
-		if progress != nil {
-			progress(done, len(order))
-		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	return out, nil
 }
@@ -172,7 +189,7 @@ func batchSize(n, limit int) int {
 	return limit
 }
 
-func (s *Sampler) batch(ctx context.Context, p models.Policy, prompts []Prompt, o Options) ([][]Completion, error) {
+func (s *Sampler) batch(ctx context.Context, device int, p models.Policy, prompts []Prompt, o Options) ([][]Completion, error) {
 	size := batchSize(len(prompts), o.Batch)
 	rows := make([]models.Row, len(prompts))
 	width := 0
@@ -184,7 +201,7 @@ func (s *Sampler) batch(ctx context.Context, p models.Policy, prompts []Prompt, 
 	defer finalize(in...)
 	base, adapter := p.Sets()
 	weights := []models.Arg{{Set: base}, {Set: adapter}}
-	sets, _, err := s.prefill(p.LoRA(), o).Call(weights, in...)
+	sets, _, err := s.prefill(p.LoRA(), o).CallOn(device, weights, in...)
 	if err != nil {
 		return nil, fmt.Errorf("sample: %w", err)
 	}
@@ -214,7 +231,7 @@ func (s *Sampler) batch(ctx context.Context, p models.Policy, prompts []Prompt, 
 		}
 		limit := tensors.FromScalar(int32(min(step+stride, o.MaxNewTokens)))
 		args := append(slices.Clone(weights), models.Arg{Set: prefix}, models.Arg{Set: state, Donate: true})
-		sets, _, err := s.decode(p.LoRA(), o).Call(args, in[1], u, limit)
+		sets, _, err := s.decode(p.LoRA(), o).CallOn(device, args, in[1], u, limit)
 		finalize(limit)
 		if err != nil {
 			return nil, fmt.Errorf("sample: %w", err)
