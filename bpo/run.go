@@ -71,8 +71,8 @@ func Train(ctx context.Context, s Setup) (models.Policy, error) {
 	if err = errors.Join(err, cfg.Validate()); err != nil {
 		return none, err
 	}
-	if n, have := cfg.Mesh.Devices(), s.Backend.NumDevices(); n > have {
-		return none, fmt.Errorf("mesh: data %d × model %d are %d devices, the backend shows %d (a CPU shows more as xla:cpu,devices=%d)", cfg.Mesh.Data, cfg.Mesh.Model, n, have, n)
+	if err := cfg.Mesh.Check(s.Backend); err != nil {
+		return none, err
 	}
 	if s.Sampler == nil {
 		s.Sampler = sample.New(s.Backend, s.Model.Config, models.Bucket)

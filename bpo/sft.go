@@ -62,6 +62,9 @@ type SFTSetup struct {
 // SFT minimises the mean negative log-prob of reference tokens (EOS included, prompt tokens not) and returns the trained
 // policy. The order of examples is a function of Seed, so n adapters of n seeds differ as the paper's ensemble does.
 func SFT(ctx context.Context, s SFTSetup) (models.Policy, error) {
+	if err := s.Mesh.Check(s.Backend); err != nil {
+		return s.Start, err
+	}
 	rows := make([]models.Row, len(s.Prompts))
 	for i, p := range s.Prompts {
 		if p.Reference == "" {

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 
+	"github.com/gomlx/compute"
 	"github.com/gomlx/compute/distributed"
 	"github.com/gomlx/compute/shapes"
 	"github.com/gomlx/gomlx/core/graph"
@@ -22,6 +23,15 @@ type Mesh struct {
 
 // Devices is the number of devices that the mesh takes, from device 0 on.
 func (m Mesh) Devices() int { return max(1, m.Data) * max(1, m.Model) }
+
+// Check says whether a backend has the mesh's devices; the error starts with the configuration's key.
+func (m Mesh) Check(b compute.Backend) error {
+	n, have := m.Devices(), b.NumDevices()
+	if n > have {
+		return fmt.Errorf("mesh: data %d × model %d are %d devices, the backend shows %d (a CPU shows more as xla:cpu,devices=%d)", max(1, m.Data), max(1, m.Model), n, have, n)
+	}
+	return nil
+}
 
 // Axes of the mesh in a graph.
 const dataAxis, modelAxis = "data", "model"
