@@ -1,0 +1,140 @@
+package experiments
+
+import (
+	"fmt"
+	"io"
+	"math"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+
+	"gobpo/experiments/stats"
+)
+
+// Comparison is an arm of a study against another one, paired by seed and prompt.
+type Comparison struct {
+	Arm        string         `json:"arm"`
+	Difference float64        `json:"difference"` // of win rates
+	Prompts    stats.Interval `json:"prompts"`    // 95 % bootstrap over prompts, stratified by seed: for these trained policies
+	// Seeds is the 95 % interval of the seeds' differences (Student's t): for the method. NaN for fewer than two seeds.
+	Seeds         stats.Interval `json:"seeds"`
+	Better, Worse int            // prompts on which the outcomes differ, over all seeds
+	P             float64        `json:"p"`    // exact sign (McNemar) test over these
+	Holm          float64        `json:"holm"` // adjusted for the number of comparisons
+}
+
+// CompareArms sets every arm of a study against a baseline, the arm of these settings ("refresh=1 reference=sft"), or the
+// first one for none. A setting that the baseline names in part picks it if only one arm fits.
+func CompareArms(study, baseline string) (against string, out []Comparison, err error) {
+	t, err := studyTable(study)
+	if err != nil {
+		return "", nil, err
+	}
+	base, err := t.find(baseline)
+	if err != nil {
+		return "", nil, err
+	}
+	y, err := outcomes(study, t.Rows[base])
+	if err != nil {
+		return "", nil, err
+	}
+	var ps []float64
+	for i, row := range t.Rows {
+		if i == base {
+			continue
+		}
+		x, err := outcomes(study, row)
+		if err != nil {
+			return "", nil, err
+		}
+		c := Comparison{Arm: t.name(row)}
+		if c.Difference, c.Prompts, err = (stats.Bootstrap{}).Difference(x, y); err != nil {
+			return "", nil, fmt.Errorf("%s against %s: %w; finish the sweep first", c.Arm, t.name(t.Rows[base]), err)
+		}
+		var bySeed, all, allBase []float64
+		for g := range x {
+			mean, _ := stats.Bootstrap{Resamples: 1}.Mean(x[g : g+1])
+			baseMean, _ := stats.Bootstrap{Resamples: 1}.Mean(y[g : g+1])
+			bySeed = append(bySeed, mean-baseMean)
+			all, allBase = append(all, x[g]...), append(allBase, y[g]...)
+		}
+		c.Seeds = stats.OverSeeds(bySeed, 0.95).Interval
+		c.Better, c.Worse, c.P = stats.SignTest(all, allBase)
+		out, ps = append(out, c), append(ps, c.P)
+	}
+	for i, p := range stats.Holm(ps) {
+		out[i].Holm = p
+	}
+	return t.name(t.Rows[base]), out, nil
+}
+
+// outcomes are those of an arm's runs, [seed][prompt].
+func outcomes(study string, r Row) (out [][]float64, err error) {
+	for _, run := range r.Runs {
+		result, err := ReadResult(filepath.Join(study, run))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, result.Outcomes)
+	}
+	return out, nil
+}
+
+// name is an arm's settings: "reference=sft refresh=1".
+func (t Table) name(r Row) string {
+	var words []string
+	for _, k := range t.Keys {
+		if v, ok := r.Point[k]; ok {
+			words = append(words, k+"="+showValue(v))
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// find is the arm that has all of the settings.
+func (t Table) find(settings string) (int, error) {
+	var fit []int
+	var names []string
+	for i, r := range t.Rows {
+		have, ok := strings.Fields(t.name(r)), true
+		for _, want := range strings.Fields(settings) {
+			found := false
+			for _, s := range have {
+				found = found || s == want
+			}
+			ok = ok && found
+		}
+		if ok {
+			fit = append(fit, i)
+		}
+		names = append(names, "  "+t.name(r))
+	}
+	switch {
+	case len(fit) == 0:
+		return 0, fmt.Errorf("--baseline: no arm has %q; the arms are\n%s", settings, strings.Join(names, "\n"))
+	case len(fit) > 1 && settings != "":
+		return 0, fmt.Errorf("--baseline: %q fits %d arms, among them %q and %q; name more settings", settings, len(fit), t.name(t.Rows[fit[0]]), t.name(t.Rows[fit[1]]))
+	}
+	return fit[0], nil
+}
+
+// PrintComparisons writes them aligned for a terminal.
+func PrintComparisons(w io.Writer, against string, all []Comparison) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(tw, "against %s\tdifference\t95 %% over prompts\t95 %% over seeds\tbetter : worse\tp\tHolm\n", against)
+	interval := func(i stats.Interval) string {
+		if math.IsNaN(i.Low) {
+			return "–"
+		}
+		return fmt.Sprintf("%+.3f to %+.3f", i.Low, i.High)
+	}
+	for _, c := range all {
+		fmt.Fprintf(tw, "%s\t%+.3f\t%s\t%s\t%d : %d\t%.2g\t%.2g\n", c.Arm, c.Difference, interval(c.Prompts), interval(c.Seeds), c.Better, c.Worse, c.P, c.Holm)
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintln(w, "differences of win rates, paired by seed and prompt; over prompts: bootstrap stratified by seed, for these trained policies;\n"+
+		"over seeds: Student's t of the seeds' differences, for the method; p: exact sign (McNemar) test over prompts, Holm: for all lines")
+	return err
+}

@@ -1,0 +1,71 @@
+package experiments
+
+import (
+	"errors"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func studyOf(t *testing.T, arms map[string][][]float64) string {
+	t.Helper()
+	study := t.TempDir()
+	table := Table{Study: "s", Keys: []string{"reference", "refresh"}}
+	for _, reference := range []string{"sft", "behavior"} {
+		row := Row{Point: map[string]any{"reference": reference, "refresh": 2}, Method: "m"}
+		for i, outcomes := range arms[reference] {
+			run := reference + string(rune('0'+i))
+			row.Runs, row.Seeds = append(row.Runs, run), row.Seeds+1
+			dir := filepath.Join(study, run)
+			if err := errors.Join(os.MkdirAll(dir, 0o755), Result{Outcomes: outcomes, Final: map[string]float64{}}.Save(dir)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		table.Rows = append(table.Rows, row)
+	}
+	if err := writeJSON(filepath.Join(study, "results.json"), table); err != nil {
+		t.Fatal(err)
+	}
+	return study
+}
+
+func TestCompareArms(t *testing.T) {
+	study := studyOf(t, map[string][][]float64{
+		"sft":      {{0, 0, 1, 0.5}, {0, 1, 1, 0}},
+		"behavior": {{1, 0, 1, 1}, {1, 1, 0, 1}},
+	})
+	against, all, err := CompareArms(study, "reference=sft")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if against != "reference=sft refresh=2" || len(all) != 1 {
+		t.Fatalf("against %q: %+v", against, all)
+	}
+	c := all[0]
+	// By seed (1 + 0 + 0 + ½)/4 and (1 + 0 − 1 + 1)/4: their mean 0.3125, standard deviation 0.0883883, so the half width is
+	// 12.7062·0.0883883/√2 = 0.794138. Four better, one worse: p = 2·6/2⁵.
+	if c.Arm != "reference=behavior refresh=2" || c.Difference != 0.3125 || c.Better != 4 || c.Worse != 1 || math.Abs(c.P-0.375) > 1e-12 || c.Holm != c.P {
+		t.Errorf("%+v", c)
+	}
+	if math.Abs(c.Seeds.Low-(0.3125-0.794138)) > 1e-4 || math.Abs(c.Seeds.High-(0.3125+0.794138)) > 1e-4 {
+		t.Errorf("over seeds %+v", c.Seeds)
+	}
+	var out strings.Builder
+	if err := PrintComparisons(&out, against, all); err != nil || !strings.Contains(out.String(), "+0.312") {
+		t.Errorf("%v\n%s", err, out.String())
+	}
+	for baseline, want := range map[string]string{"refresh=2": "fits 2 arms", "refresh=3": "no arm has", "reference=sft refresh=9": "no arm has"} {
+		if _, _, err := CompareArms(study, baseline); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", baseline, err, want)
+		}
+	}
+}
+
+func TestCompareArmsOfUnequalSeeds(t *testing.T) {
+	study := studyOf(t, map[string][][]float64{"sft": {{0, 1}}, "behavior": {{0, 1}, {1, 1}}})
+	if _, _, err := CompareArms(study, ""); err == nil || !strings.Contains(err.Error(), "finish the sweep first") {
+		t.Errorf("error %v", err)
+	}
+}

@@ -1,0 +1,63 @@
+package stats
+
+import (
+	"math"
+	"slices"
+
+	"gonum.org/v1/gonum/stat/distuv"
+)
+
+// SignTest is the two-sided exact test of two arms on the same comparisons: among the outcomes that differ, is x better
+// as often as y? On wins and losses it is McNemar's exact test; a tie counts between them. x[i] and y[i] are outcomes for the
+// same prompt. With no outcome that differs p is 1.
+func SignTest(x, y []float64) (better, worse int, p float64) {
+	for i := range x {
+		if x[i] > y[i] {
+			better++
+		} else if x[i] < y[i] {
+			worse++
+		}
+	}
+	n := better + worse
+	if n == 0 {
+		return 0, 0, 1
+	}
+	b := distuv.Binomial{N: float64(n), P: 0.5}
+	return better, worse, min(1, 2*b.CDF(float64(min(better, worse))))
+}
+
+// Holm adjusts the p-values of several tests so that at a level α the chance of any false rejection is at most α
+// (Holm 1979). NaN stays NaN and counts as no test.
+func Holm(p []float64) []float64 {
+	order := make([]int, 0, len(p))
+	for i, v := range p {
+		if !math.IsNaN(v) {
+			order = append(order, i)
+		}
+	}
+	slices.SortStableFunc(order, func(a, b int) int {
+		switch {
+		case p[a] < p[b]:
+			return -1
+		case p[a] > p[b]:
+			return 1
+		}
+		return 0
+	})
+	out, most := slices.Clone(p), 0.0
+	for rank, i := range order {
+		most = max(most, min(1, float64(len(order)-rank)*p[i]))
+		out[i] = most
+	}
+	return out
+}
+
+// SampleSize is how many prompts, each compared once with a fixed opponent, tell a win rate from another one by a two-sided
+// test of two independent proportions at level α with the given power (normal approximation, Fleiss 1981). Pairing
+// prompts needs fewer.
+func SampleSize(rate, difference, alpha, power float64) int {
+	other, z := rate+difference, distuv.UnitNormal.Quantile
+	mean := (rate + other) / 2
+	root := z(1-alpha/2)*math.Sqrt(2*mean*(1-mean)) + z(power)*math.Sqrt(rate*(1-rate)+other*(1-other))
+	return int(math.Ceil(root * root / (difference * difference)))
+}
