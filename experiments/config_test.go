@@ -270,7 +270,7 @@ sweep:
 	if got := trials[0].String(); got != "seed=0 behavior=learner refresh=8 loss.beta=0.1" {
 		t.Errorf("first trial %q", got)
 	}
-	if got := trials[11].String(); got != `seed=1 loss={"name":"ipo"} loss.beta=0.5` {
+	if got := trials[11].String(); got != `seed=1 loss=ipo loss.beta=0.5` {
 		t.Errorf("last trial %q", got)
 	}
 	if c := trials[11].Config; c.Loss.Name != "ipo" || c.Loss.Beta != 0.5 || c.Loss.Length != "default" || c.Seed != 1 {

@@ -7,6 +7,7 @@ import (
 	"math"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -46,6 +47,14 @@ func layoutOf(t Table) layout {
 			}
 		}
 	}
+	slices.SortStableFunc(l.xs, func(a, b string) int { // F in its order, whatever that of the rows is
+		x, errX := strconv.ParseFloat(a, 64)
+		y, errY := strconv.ParseFloat(b, 64)
+		if errX != nil || errY != nil {
+			return 0
+		}
+		return cmp.Compare(x, y)
+	})
 	return l
 }
 
@@ -123,6 +132,7 @@ func winRateOverF(t Table, l layout) figure {
 				shift := 0.07 * (float64(ai) - float64(len(l.arms)-1)/2)
 				s.points = append(s.points, point{x: float64(max(0, slices.Index(l.xs, l.x(r)))) + shift, y: *c.Mean, half: valueOr(c.Half, 0)})
 			}
+			slices.SortStableFunc(s.points, func(a, b point) int { return cmp.Compare(a.x, b.x) })
 			p.series = append(p.series, s)
 		}
 		f.panels = append(f.panels, p)

@@ -34,10 +34,19 @@ func (t Trial) String() string {
 	return strings.Join(words, " ")
 }
 
-// showValue writes a value of a configuration on one line.
+// showValue writes a value of a configuration on one line, without spaces: a section that has a name as "ipo(beta=1)".
 func showValue(v any) string {
-	switch v.(type) {
+	switch v := v.(type) {
 	case map[string]any, []any:
+		if section, ok := v.(map[string]any); ok && section["name"] != nil {
+			var rest []string
+			for _, k := range slices.Sorted(maps.Keys(section)) {
+				if k != "name" {
+					rest = append(rest, k+"="+showValue(section[k]))
+				}
+			}
+			return strings.TrimSuffix(fmt.Sprintf("%v(%s)", section["name"], strings.Join(rest, ",")), "()")
+		}
 		if raw, err := json.Marshal(v); err == nil {
 			return string(raw)
 		}
