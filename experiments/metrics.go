@@ -10,10 +10,15 @@ import (
 	"io/fs"
 	"math"
 	"os"
+	"path/filepath"
 )
 
-// MetricsLog is a run's metrics.jsonl: one JSON object a step, {"step": 3, "loss": …}, keys sorted.
-type MetricsLog struct{ f *os.File }
+// MetricsLog is a run's metrics.jsonl: one JSON object a step, {"step": 3, "loss": …}, keys sorted; and beside it an event
+// file for TensorBoard.
+type MetricsLog struct {
+	f      *os.File
+	events *eventFile // from the first step on
+}
 
 // OpenMetrics opens a log for appending, making it if need be.
 func OpenMetrics(path string) (*MetricsLog, error) {
@@ -21,7 +26,7 @@ func OpenMetrics(path string) (*MetricsLog, error) {
 	if err != nil {
 		return nil, fmt.Errorf("metrics log: %w", err)
 	}
-	return &MetricsLog{f}, nil
+	return &MetricsLog{f: f}, nil
 }
 
 // Rewind drops every line after a step, and a last line that a crash cut short: a run resumed from the checkpoint
@@ -65,14 +70,25 @@ func (l *MetricsLog) Append(step int, values map[string]float64) error {
 	if err == nil {
 		err = l.f.Sync()
 	}
+	if err == nil && l.events == nil {
+		l.events, err = newEventFile(filepath.Dir(l.f.Name()), step)
+	}
+	if err == nil {
+		err = l.events.append(step, values)
+	}
 	if err != nil {
 		return fmt.Errorf("metrics log: %w", err)
 	}
 	return nil
 }
 
-// Close closes the file.
-func (l *MetricsLog) Close() error { return l.f.Close() }
+// Close closes the files.
+func (l *MetricsLog) Close() error {
+	if l.events != nil {
+		return errors.Join(l.f.Close(), l.events.f.Close())
+	}
+	return l.f.Close()
+}
 
 // Step is one line of a metrics log; Values leaves nulls out.
 type Step struct {
