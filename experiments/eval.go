@@ -16,7 +16,8 @@ import (
 
 // Evaluation is what one set of outputs amounts to beside its reference texts. Metrics holds, under eval/:
 // win_rate (a tie counts one half) with win_rate_low and win_rate_high (95 % bootstrap over prompts), n, ties,
-// win_rate_length_matched with n_length_matched (lengths within 10 %), score and reference_score (where the evaluator
+// win_rate_length_controlled (predicted at equal lengths, as in AlpacaEval 2), win_rate_length_matched with
+// n_length_matched (lengths within 10 %), score and reference_score (where the evaluator
 // scores), length and reference_length (words), longer (share longer than its reference), distinct_1, distinct_2,
 // unique, mode (share of the most frequent output), stopped; and kl/initial with kl/initial_stderr and
 // kl/initial_per_token, in nats.
@@ -63,7 +64,8 @@ func Compare(ctx context.Context, a annotate.Annotator, outputs []data.Completio
 	for k, v := range map[string]float64{
 		"win_rate": count.Rate(), "win_rate_low": interval.Low, "win_rate_high": interval.High,
 		"n": float64(count.N()), "ties": float64(count.Ties) / float64(count.N()),
-		"win_rate_length_matched": matched.Rate(), "n_length_matched": float64(matched.N()),
+		"win_rate_length_controlled": stats.LengthControlled(e.Outcomes, words, refWords),
+		"win_rate_length_matched":    matched.Rate(), "n_length_matched": float64(matched.N()),
 		"score": score, "reference_score": refScore,
 		"length": lengths.Mean, "reference_length": lengths.ReferenceMean, "longer": lengths.Longer,
 		"distinct_1": diverse.Distinct1, "distinct_2": diverse.Distinct2, "unique": diverse.Unique, "mode": diverse.Mode,

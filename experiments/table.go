@@ -52,7 +52,7 @@ var columns = []struct {
 	metric, title string
 	sd            bool // print the deviation over seeds beside it
 }{
-	{"eval/win_rate", "win rate", true}, {"eval/score", "score", false}, {"kl/initial", "KL", false},
+	{"eval/win_rate", "win rate", true}, {"eval/win_rate_length_controlled", "LC win rate", false}, {"eval/score", "score", false}, {"kl/initial", "KL", false},
 	{"eval/length", "words", false}, {"eval/distinct_2", "distinct-2", false}, {"eval/unique", "unique", false},
 }
 
@@ -244,11 +244,31 @@ func (t Table) Print(w io.Writer) error {
 // Legend says what the numbers are.
 func (t Table) Legend() string {
 	return "means over seeds; win rate against the reference texts, a tie counting one half, ± half width of the 95 % bootstrap " +
-		"interval over prompts, stratified by seed; seed sd: standard deviation of the win rate over seeds; KL to the start " +
-		"policy in nats a completion"
+		"interval over prompts, stratified by seed; seed sd: standard deviation of the win rate over seeds; LC win rate: as a " +
+		"logistic regression predicts it for outputs as long as the references; KL to the start policy in nats a completion"
 }
 
-// Save writes results.md, results.csv and results.json into the study's directory.
+// latex is the table for a paper (booktabs).
+func (t Table) latex() []byte {
+	escape := strings.NewReplacer("&", `\&`, "%", `\%`, "_", `\_`, "#", `\#`, "{", `\{`, "}", `\}`, "±", `$\pm$`, "–", "--", "β", `$\beta$`)
+	var out bytes.Buffer
+	grid := t.grid()
+	fmt.Fprintf(&out, "\\begin{tabular}{%s}\n\\toprule\n", strings.Repeat("l", len(grid[0])))
+	for i, line := range grid {
+		cells := make([]string, len(line))
+		for k, cell := range line {
+			cells[k] = escape.Replace(cell)
+		}
+		fmt.Fprintf(&out, "%s \\\\\n", strings.Join(cells, " & "))
+		if i == 0 {
+			out.WriteString("\\midrule\n")
+		}
+	}
+	fmt.Fprintf(&out, "\\bottomrule\n\\end{tabular}\n%% %s\n", t.Legend())
+	return out.Bytes()
+}
+
+// Save writes results.md, results.tex, results.csv and results.json into the study's directory.
 func (t Table) Save(dir string) error {
 	var md, cs bytes.Buffer
 	for i, line := range t.grid() {
@@ -277,6 +297,7 @@ func (t Table) Save(dir string) error {
 	}
 	return errors.Join(
 		WriteFile(filepath.Join(dir, "results.md"), md.Bytes()),
+		WriteFile(filepath.Join(dir, "results.tex"), t.latex()),
 		WriteFile(filepath.Join(dir, "results.csv"), cs.Bytes()),
 		writeJSON(filepath.Join(dir, "results.json"), t))
 }

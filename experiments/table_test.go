@@ -54,7 +54,8 @@ func TestTableOverSeeds(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, want := range map[string]string{
-		"results.md":   "| loss.beta | method | seeds | win rate | seed sd | score | KL | words | distinct-2 | unique |\n|---|---|---|---|---|---|---|---|---|---|\n",
+		"results.md":   "| loss.beta | method | seeds | win rate | seed sd | LC win rate | score | KL | words | distinct-2 | unique |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
+		"results.tex":  "0.1 & BPO (DPO), F=2 & 3 & 0.500 $\\pm$ 0.167 & 0.100 & -- &",
 		"results.csv":  "loss.beta,method,seeds,failed,missing,eval/win_rate,eval/win_rate_half_width,",
 		"results.json": `"rows": [`,
 	} {
