@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -332,6 +333,7 @@ func (r *run) describe(m Metrics, step, phase int, behavior versioned, ref *refe
 	if count.Prompts == 0 || step%r.cfg.K() != 0 { // a run resumed inside a phase has told these already
 		return
 	}
+	maps.Copy(m, annotate.Usage(r.setup.Annotator)) // so far
 	m["collect/prompts"] = float64(count.Prompts)
 	m["collect/identical"] = float64(count.Identical)
 	m["collect/ties"] = float64(count.Ties)

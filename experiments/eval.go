@@ -74,6 +74,9 @@ func Compare(ctx context.Context, a annotate.Annotator, outputs []data.Completio
 			e.Metrics["eval/"+k] = v
 		}
 	}
+	for k, v := range annotate.Usage(a) {
+		e.Metrics["eval/"+k] = v
+	}
 	return e, nil
 }
 

@@ -24,7 +24,7 @@ func TestConfigErrorsAreOneLineWithTheKey(t *testing.T) {
 		config annotate.Config
 		want   string
 	}{
-		{annotate.Config{}, "name: no annotator named; one of gold, length, rouge_l, sentiment, sum"},
+		{annotate.Config{}, "name: no annotator named; one of gold, judge, length, rouge_l, sentiment, sum"},
 		{annotate.Config{Name: "rouge"}, `name: no annotator "rouge"; did you mean "rouge_l"?`},
 		{annotate.Config{Name: "rogue_l"}, `name: no annotator "rogue_l"; did you mean "rouge_l"?`},
 		{annotate.Config{Name: "sentimant"}, `name: no annotator "sentimant"; did you mean "sentiment"?`},

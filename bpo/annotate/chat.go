@@ -1,0 +1,224 @@
+package annotate
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"golang.org/x/time/rate"
+
+	"gobpo/internal/atomicfile"
+)
+
+// chatConfig is an OpenAI-compatible endpoint and how to use it.
+type chatConfig struct {
+	Endpoint, Model, KeyEnv string
+	Cache                   string // directory; empty: none
+	MaxTokens, Retries      int
+	Temperature, Rate       float64 // requests a second; 0: no limit
+	Timeout                 time.Duration
+	PriceIn, PriceOut       float64 // of a million tokens
+}
+
+// chatClient asks one question at a time. It is plain HTTP and not a vendor's library because every fault must be seen: a
+// library's own retries and defaults would hide some. Safe for concurrent use.
+type chatClient struct {
+	chatConfig
+	http  *http.Client
+	limit *rate.Limiter
+
+	mu    sync.Mutex
+	count map[string]float64
+}
+
+func newChatClient(c chatConfig) (*chatClient, error) {
+	u, err := url.Parse(c.Endpoint)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("endpoint: %q is not a URL as http://host/v1", c.Endpoint)
+	}
+	limit := rate.Inf
+	if c.Rate > 0 {
+		limit = rate.Limit(c.Rate)
+	}
+	return &chatClient{chatConfig: c, http: &http.Client{Timeout: c.Timeout}, limit: rate.NewLimiter(limit, 1), count: map[string]float64{}}, nil
+}
+
+// chatRequest is what is sent, and what an answer is kept under.
+type chatRequest struct {
+	Model       string        `json:"model"`
+	Messages    []chatMessage `json:"messages"`
+	Temperature float64       `json:"temperature"`
+	MaxTokens   int           `json:"max_tokens"`
+	Seed        uint64        `json:"seed,omitempty"`
+}
+
+type chatMessage struct {
+	Role    string `json:"role"`
+	Content string `json:"content"`
+}
+
+// chatAnswer is the part of a response that is read, and kept.
+type chatAnswer struct {
+	Choices []struct {
+		Message chatMessage `json:"message"`
+	} `json:"choices"`
+	Usage struct {
+		In  int `json:"prompt_tokens"`
+		Out int `json:"completion_tokens"`
+	} `json:"usage"`
+}
+
+// complete gives the model's answer to a message of the user, from the cache if it has been given before.
+func (c *chatClient) complete(ctx context.Context, message string, seed uint64) (string, error) {
+	if err := ctx.Err(); err != nil {
+		return "", err
+	}
+	body, err := json.Marshal(chatRequest{c.Model, []chatMessage{{"user", message}}, c.Temperature, c.MaxTokens, seed})
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(append([]byte(c.Endpoint+"\n"), body...))
+	key := hex.EncodeToString(sum[:])
+	path := filepath.Join(c.Cache, key[:2], key+".json")
+	if c.Cache != "" {
+		raw, err := os.ReadFile(path)
+		if err == nil {
+			if a, err := parseAnswer(raw); err == nil { // a file that is broken is asked for again
+				c.add("judge/cached", 1)
+				return a.Choices[0].Message.Content, nil
+			}
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			return "", fmt.Errorf("cache: %w", err)
+		}
+	}
+	tries := 0
+	raw, err := backoff.Retry(ctx, func() ([]byte, error) {
+		if tries++; tries > 1 {
+			c.add("judge/retries", 1)
+		}
+		if err := c.limit.Wait(ctx); err != nil {
+			return nil, backoff.Permanent(err)
+		}
+		c.add("judge/requests", 1)
+		return c.post(ctx, body)
+	}, backoff.WithMaxTries(uint(c.Retries)+1), backoff.WithMaxElapsedTime(0), backoff.WithBackOff(c.waits()))
+	if err != nil {
+		if tries > 1 {
+			err = fmt.Errorf("after %d tries: %w", tries, err)
+		}
+		return "", c.redact(err)
+	}
+	a, err := parseAnswer(raw)
+	if err != nil {
+		return "", err
+	}
+	c.add("judge/prompt_tokens", float64(a.Usage.In))
+	c.add("judge/completion_tokens", float64(a.Usage.Out))
+	c.add("judge/cost", (c.PriceIn*float64(a.Usage.In)+c.PriceOut*float64(a.Usage.Out))/1e6)
+	if c.Cache != "" {
+		if raw, err = json.Marshal(a); err == nil { // without what servers add, such as request ids
+			err = os.MkdirAll(filepath.Dir(path), 0o755)
+		}
+		if err == nil {
+			err = atomicfile.WriteBytes(path, raw)
+		}
+		if err != nil {
+			return "", fmt.Errorf("cache: %w", err)
+		}
+	}
+	return a.Choices[0].Message.Content, nil
+}
+
+// waits grow from half a second to a minute, each drawn from half to one and a half times that.
+func (c *chatClient) waits() backoff.BackOff {
+	b := backoff.NewExponentialBackOff()
+	b.InitialInterval = min(500*time.Millisecond, c.Timeout/2)
+	return b
+}
+
+// post makes one try. An error that another try cannot mend is marked so.
+func (c *chatClient) post(ctx context.Context, body []byte) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, strings.TrimSuffix(c.Endpoint, "/")+"/chat/completions", bytes.NewReader(body))
+	if err != nil {
+		return nil, backoff.Permanent(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	if key := os.Getenv(c.KeyEnv); key != "" {
+		req.Header.Set("Authorization", "Bearer "+key)
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, err // a timeout, a refused or broken connection
+	}
+	defer res.Body.Close()
+	raw, err := io.ReadAll(io.LimitReader(res.Body, 16<<20))
+	if err != nil {
+		return nil, fmt.Errorf("the answer broke off: %w", err)
+	}
+	if res.StatusCode == http.StatusOK {
+		_, err := parseAnswer(raw)
+		return raw, err
+	}
+	err = fmt.Errorf("%s: %.200s", res.Status, strings.Join(strings.Fields(string(raw)), " "))
+	switch code := res.StatusCode; {
+	case code == http.StatusTooManyRequests || code == http.StatusServiceUnavailable:
+		if seconds, bad := strconv.Atoi(res.Header.Get("Retry-After")); bad == nil {
+			return nil, errors.Join(err, backoff.RetryAfter(seconds))
+		}
+		return nil, err
+	case code == http.StatusRequestTimeout || code == http.StatusConflict || code >= 500:
+		return nil, err
+	}
+	return nil, backoff.Permanent(err)
+}
+
+func parseAnswer(raw []byte) (a chatAnswer, err error) {
+	if err := json.Unmarshal(raw, &a); err != nil {
+		return a, fmt.Errorf("the answer is no JSON: %w", err)
+	}
+	if len(a.Choices) == 0 {
+		return a, fmt.Errorf("the answer has no choices: %.200s", raw)
+	}
+	return a, nil
+}
+
+// redact takes the key out of an error, should a server repeat it.
+func (c *chatClient) redact(err error) error {
+	if key := os.Getenv(c.KeyEnv); key != "" && strings.Contains(err.Error(), key) {
+		return errors.New(strings.ReplaceAll(err.Error(), key, "[key]"))
+	}
+	return err
+}
+
+func (c *chatClient) add(name string, n float64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.count[name] += n
+}
+
+func (c *chatClient) countUnparsed() { c.add("judge/unparsed", 1) }
+
+func (c *chatClient) usage() map[string]float64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	out := map[string]float64{}
+	for k, v := range c.count {
+		out[k] = v
+	}
+	return out
+}

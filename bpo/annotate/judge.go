@@ -1,0 +1,233 @@
+package annotate
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"text/template"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+func init() {
+	Register(Kind{
+		Name: "judge",
+		Doc:  "A language model behind an OpenAI-compatible endpoint compares completions, in both orders; it gives preferences and no scores.",
+		Params: []Param{
+			{Name: "endpoint", Default: "", Doc: "base URL, up to and with /v1 (required)"},
+			{Name: "model", Default: "", Doc: "the judge's name there (required)"},
+			{Name: "template", Default: "helpfulness", Doc: "tldr, helpfulness, harmlessness, or a file with {{.Prompt}}, {{.A}} and {{.B}} that asks for a line \"Preferred: A\", \"B\" or \"tie\""},
+			{Name: "api_key_env", Default: "OPENAI_API_KEY", Doc: "environment variable that holds the key"},
+			{Name: "max_tokens", Default: 256.0, Doc: "of an answer"},
+			{Name: "sampling_temperature", Default: 0.0, Doc: "of the judge; above 0 its answers depend on the seed"},
+			{Name: "concurrency", Default: 8.0, Doc: "requests at a time"},
+			{Name: "rate", Default: 0.0, Doc: "requests a second at most; 0: no limit"},
+			{Name: "retries", Default: 6.0, Doc: "of a request that fails in a way that may pass: timeouts, 408, 409, 429, 5xx, broken answers"},
+			{Name: "timeout", Default: 60.0, Doc: "seconds of one try"},
+			{Name: "cache", Default: "", Doc: "directory of answers by content, shared by runs and processes; empty: in the user's cache; none: not kept"},
+			{Name: "max_unparsed", Default: 0.1, Doc: "share of answers without a verdict, which count as ties, from which on the annotation fails"},
+			{Name: "price_in", Default: 0.0, Doc: "of a million prompt tokens, for judge/cost"},
+			{Name: "price_out", Default: 0.0, Doc: "of a million answer tokens"},
+		},
+		Build: newJudge,
+	})
+}
+
+//go:embed templates/*.tmpl
+var templates embed.FS
+
+// judge asks a chat model which of two completions is better. Pairs of more than two completions meet each other once; a
+// completion's rank counts those with more victories, a tie being half a victory.
+type judge struct {
+	name        string
+	prompt      *template.Template
+	client      *chatClient
+	maxUnparsed float64
+	concurrency int
+	drawn       bool // answers are sampled
+}
+
+func newJudge(a Args) (Annotator, error) {
+	for _, required := range []string{"endpoint", "model"} {
+		if a.String(required) == "" {
+			return nil, fmt.Errorf("%s: required", required)
+		}
+	}
+	for _, positive := range []string{"concurrency", "timeout", "max_tokens"} {
+		if a.Float(positive) < 1 {
+			return nil, fmt.Errorf("%s: %v is not at least 1", positive, a.Float(positive))
+		}
+	}
+	for _, share := range []string{"rate", "retries", "sampling_temperature", "max_unparsed", "price_in", "price_out"} {
+		if a.Float(share) < 0 {
+			return nil, fmt.Errorf("%s: %v is negative", share, a.Float(share))
+		}
+	}
+	name := a.String("template")
+	text, err := templates.ReadFile("templates/" + name + ".tmpl")
+	if errors.Is(err, fs.ErrNotExist) {
+		text, err = os.ReadFile(name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("template: %q is not one of tldr, helpfulness, harmlessness, nor a file that can be read: %w", name, err)
+	}
+	j := &judge{name: a.Name, maxUnparsed: a.Float("max_unparsed"), concurrency: int(a.Float("concurrency")), drawn: a.Float("sampling_temperature") > 0}
+	if j.prompt, err = template.New(name).Parse(string(text)); err == nil {
+		_, err = j.ask("", "", "")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("template: %w", err)
+	}
+	cache := a.String("cache")
+	switch cache {
+	case "none":
+		cache = ""
+	case "":
+		if cache, err = os.UserCacheDir(); err != nil {
+			return nil, fmt.Errorf("cache: %w", err)
+		}
+		cache = filepath.Join(cache, "gobpo", "judge")
+	}
+	j.client, err = newChatClient(chatConfig{
+		Endpoint: a.String("endpoint"), Model: a.String("model"), KeyEnv: a.String("api_key_env"), Cache: cache,
+		MaxTokens: int(a.Float("max_tokens")), Temperature: a.Float("sampling_temperature"), Rate: a.Float("rate"), Retries: int(a.Float("retries")),
+		Timeout: time.Duration(a.Float("timeout") * float64(time.Second)), PriceIn: a.Float("price_in"), PriceOut: a.Float("price_out"),
+	})
+	return j, err
+}
+
+func (j *judge) Name() string { return j.name }
+
+// Usage counts what the judge was asked since it was made: requests (tries), retries, cached answers, unparsed ones, tokens
+// and their cost.
+func (j *judge) Usage() map[string]float64 { return j.client.usage() }
+
+func (j *judge) ask(prompt, a, b string) (string, error) {
+	var out strings.Builder
+	err := j.prompt.Execute(&out, struct{ Prompt, A, B string }{prompt, a, b})
+	return out.String(), err
+}
+
+func (j *judge) Annotate(ctx context.Context, reqs []Request, seed uint64) ([]Judgment, error) {
+	if !j.drawn {
+		seed = 0 // the same question has one answer
+	}
+	wins := make([][]float64, len(reqs)) // of each completion
+	var mu sync.Mutex                    // of wins, asked and unparsed
+	asked, unparsed := 0, 0
+	group, inner := errgroup.WithContext(ctx)
+	group.SetLimit(j.concurrency)
+	for i, req := range reqs {
+		k := len(req.Completions)
+		wins[i] = make([]float64, k)
+		for a := range k {
+			for b := a + 1; b < k; b++ {
+				group.Go(func() error {
+					first, without, err := j.compare(inner, req, a, b, seed)
+					if err != nil {
+						return fmt.Errorf("annotate with %s: request %d, completions %d and %d: %w", j.name, i, a, b, err)
+					}
+					mu.Lock()
+					defer mu.Unlock()
+					wins[i][a] += first
+					wins[i][b] += 1 - first
+					if req.Completions[a] != req.Completions[b] {
+						asked, unparsed = asked+2, unparsed+without
+					}
+					return nil
+				})
+			}
+		}
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil { // also with nothing to ask
+		return nil, fmt.Errorf("annotate with %s: %w", j.name, err)
+	}
+	if float64(unparsed) > j.maxUnparsed*float64(asked) {
+		return nil, fmt.Errorf("annotate with %s: %d of %d answers have no line \"Preferred: A\", \"B\" or \"tie\", more than max_unparsed = %g allows", j.name, unparsed, asked, j.maxUnparsed)
+	}
+	out := make([]Judgment, len(reqs))
+	for i := range out {
+		out[i] = Judgment{Ranks: ranksOf(wins[i])}
+	}
+	return out, nil
+}
+
+// compare asks in both orders. The verdict for a is 1, 0, or ½ where the orders disagree, a tie was called, or an answer
+// had no verdict.
+func (j *judge) compare(ctx context.Context, req Request, a, b int, seed uint64) (first float64, unparsed int, err error) {
+	x, y := req.Completions[a], req.Completions[b]
+	if x == y {
+		return 0.5, 0, nil
+	}
+	sum := 0.0
+	for _, swapped := range []bool{false, true} {
+		one, other := x, y
+		if swapped {
+			one, other = y, x
+		}
+		question, err := j.ask(req.Prompt, one, other)
+		if err != nil {
+			return 0, 0, err
+		}
+		answer, err := j.client.complete(ctx, question, seed)
+		if err != nil {
+			return 0, 0, err
+		}
+		v, ok := verdict(answer)
+		if !ok {
+			unparsed++
+			j.client.countUnparsed()
+		}
+		if swapped {
+			v = 1 - v
+		}
+		sum += v
+	}
+	switch {
+	case sum > 1: // won both, or won one and tied the other
+		return 1, unparsed, nil
+	case sum < 1:
+		return 0, unparsed, nil
+	}
+	return 0.5, unparsed, nil
+}
+
+var preferred = regexp.MustCompile(`(?i)preferred:\W*(a|b|tie)\b`)
+
+// verdict reads the last "Preferred: …" of an answer: 1 for A, 0 for B, ½ for a tie or for none.
+func verdict(answer string) (v float64, ok bool) {
+	all := preferred.FindAllStringSubmatch(answer, -1)
+	if len(all) == 0 {
+		return 0.5, false
+	}
+	switch string(bytes.ToLower([]byte(all[len(all)-1][1]))) {
+	case "a":
+		return 1, true
+	case "b":
+		return 0, true
+	}
+	return 0.5, true
+}
+
+// Usage is what an annotator that counts its work has counted, such as "judge/requests" and "judge/cost"; nil for others.
+func Usage(a Annotator) map[string]float64 {
+	switch a := a.(type) {
+	case interface{ Usage() map[string]float64 }:
+		return a.Usage()
+	case *relabel:
+		return Usage(a.Annotator)
+	}
+	return nil
+}

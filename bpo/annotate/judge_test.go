@@ -1,0 +1,257 @@
+package annotate_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gobpo/bpo/annotate"
+	"gobpo/bpo/annotate/annotatetest"
+)
+
+const key = "sk-secret"
+
+// judgeServer speaks the API: it prefers the longer text, of equal lengths the greater. fault may answer in its place.
+type judgeServer struct {
+	*httptest.Server
+	mu     sync.Mutex
+	tries  map[string]int // by request
+	asked  int
+	fault  func(w http.ResponseWriter, try int) bool
+	answer func(a, b string) string
+}
+
+func newJudgeServer(t *testing.T) *judgeServer {
+	t.Helper()
+	s := &judgeServer{tries: map[string]int{}, answer: func(a, b string) string {
+		if len(a) > len(b) || len(a) == len(b) && a > b {
+			return "It says more. Preferred: B would be wrong.\nPreferred: A"
+		}
+		return "preferred: **B**"
+	}}
+	s.Server = httptest.NewServer(s)
+	t.Cleanup(s.Close)
+	t.Setenv("TEST_KEY", key)
+	return s
+}
+
+func (s *judgeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	raw, _ := io.ReadAll(r.Body)
+	var q struct{ Messages []struct{ Content string } }
+	if err := json.Unmarshal(raw, &q); err != nil || r.URL.Path != "/v1/chat/completions" || r.Header.Get("Authorization") != "Bearer "+key {
+		http.Error(w, "no such thing, "+r.Header.Get("Authorization"), http.StatusUnauthorized)
+		return
+	}
+	s.mu.Lock()
+	s.asked++
+	s.tries[string(raw)]++
+	try := s.tries[string(raw)]
+	s.mu.Unlock()
+	if s.fault != nil && s.fault(w, try) {
+		return
+	}
+	_, texts, _ := strings.Cut(q.Messages[0].Content, "<<")
+	a, b, _ := strings.Cut(strings.TrimSuffix(strings.TrimSpace(texts), ">>"), ">><<")
+	_ = json.NewEncoder(w).Encode(map[string]any{
+		"id":      fmt.Sprint(try),
+		"choices": []any{map[string]any{"message": map[string]any{"role": "assistant", "content": s.answer(a, b)}}},
+		"usage":   map[string]any{"prompt_tokens": 100, "completion_tokens": 10},
+	})
+}
+
+func (s *judgeServer) judge(t *testing.T, params map[string]any) annotate.Annotator {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "question.tmpl")
+	if err := os.WriteFile(file, []byte("{{.Prompt}} <<{{.A}}>><<{{.B}}>>\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]any{"endpoint": s.URL + "/v1", "model": "m", "template": file, "api_key_env": "TEST_KEY", "cache": "none", "timeout": 1, "retries": 6}
+	for k, v := range params {
+		all[k] = v
+	}
+	a, err := annotate.New(annotate.Config{Name: "judge", Params: all})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+var twoAnswers = []annotate.Request{{Prompt: "p", Completions: []string{"short", "much longer"}}}
+
+func TestJudgeKeepsTheContract(t *testing.T) {
+	s := newJudgeServer(t)
+	annotatetest.Run(t, func() annotate.Annotator { return s.judge(t, nil) })
+}
+
+// Three completions meet in pairs; ranks are those of the answers.
+func TestJudgeRanks(t *testing.T) {
+	j, err := newJudgeServer(t).judge(t, nil).Annotate(t.Context(), []annotate.Request{{Prompt: "p", Completions: []string{"bb", "a", "cccc", "bb"}}}, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(j[0].Ranks); got != "[1 3 0 1]" {
+		t.Errorf("ranks %s", got)
+	}
+}
+
+// A judge that always says A has no opinion.
+func TestJudgeOrdersDisagree(t *testing.T) {
+	s := newJudgeServer(t)
+	s.answer = func(_, _ string) string { return "Preferred: A" }
+	j, err := s.judge(t, nil).Annotate(t.Context(), twoAnswers, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if j[0].Compare(0, 1) != 0 {
+		t.Errorf("ranks %v, want a tie", j[0].Ranks)
+	}
+}
+
+func TestJudgeRetries(t *testing.T) {
+	for name, fault := range map[string]func(w http.ResponseWriter){
+		"429": func(w http.ResponseWriter) {
+			w.Header().Set("Retry-After", "0")
+			w.WriteHeader(http.StatusTooManyRequests)
+		},
+		"500":            func(w http.ResponseWriter) { w.WriteHeader(http.StatusInternalServerError) },
+		"malformed JSON": func(w http.ResponseWriter) { fmt.Fprint(w, `{"choices": [{"mess`) },
+		"no choices":     func(w http.ResponseWriter) { fmt.Fprint(w, `{"choices": []}`) },
+		"truncated": func(w http.ResponseWriter) {
+			w.Header().Set("Content-Length", "1000")
+			fmt.Fprint(w, `{"choices": [`)
+		},
+		"timeout": func(http.ResponseWriter) { time.Sleep(1200 * time.Millisecond) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newJudgeServer(t)
+			s.fault = func(w http.ResponseWriter, try int) bool {
+				if try == 1 {
+					fault(w)
+				}
+				return try == 1
+			}
+			a := s.judge(t, map[string]any{"price_in": 10, "price_out": 1000})
+			j, err := a.Annotate(t.Context(), twoAnswers, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if j[0].Compare(1, 0) != 1 {
+				t.Errorf("ranks %v", j[0].Ranks)
+			}
+			// Two orders, each tried twice; 2·100 tokens in at 10 and 2·10 out at 1000 a million.
+			u := annotate.Usage(a)
+			if u["judge/requests"] != 4 || u["judge/retries"] != 2 || u["judge/prompt_tokens"] != 200 || u["judge/completion_tokens"] != 20 || u["judge/cost"] < 0.0219 || u["judge/cost"] > 0.0221 {
+				t.Errorf("usage %v", u)
+			}
+		})
+	}
+}
+
+func TestJudgeGivesUp(t *testing.T) {
+	s := newJudgeServer(t)
+	s.fault = func(w http.ResponseWriter, _ int) bool {
+		http.Error(w, "down for\nrepair, "+key, http.StatusServiceUnavailable)
+		return true
+	}
+	_, err := s.judge(t, map[string]any{"retries": 1, "timeout": 1}).Annotate(t.Context(), twoAnswers, 0)
+	if err == nil || !strings.Contains(err.Error(), "after 2 tries: 503 Service Unavailable: down for repair") || strings.Contains(err.Error(), key) {
+		t.Errorf("error %v", err)
+	}
+	t.Setenv("TEST_KEY", "wrong")
+	asked := s.asked
+	_, err = s.judge(t, nil).Annotate(t.Context(), twoAnswers, 0)
+	if err == nil || !strings.Contains(err.Error(), "401") || strings.Contains(err.Error(), "wrong") || s.asked > asked {
+		t.Errorf("error %v: a wrong key isn't worth another try", err)
+	}
+}
+
+// What was answered once is not asked again, by another process either; a broken file of the cache is.
+func TestJudgeCache(t *testing.T) {
+	s, cache := newJudgeServer(t), t.TempDir()
+	for i, want := range []int{2, 2, 3} {
+		a := s.judge(t, map[string]any{"cache": cache})
+		if _, err := a.Annotate(t.Context(), twoAnswers, uint64(i)); err != nil {
+			t.Fatal(err)
+		}
+		if s.asked != want {
+			t.Errorf("round %d: %d questions, want %d", i, s.asked, want)
+		}
+		if i == 1 {
+			if u := annotate.Usage(a); u["judge/cached"] != 2 || u["judge/requests"] != 0 {
+				t.Errorf("usage %v", u)
+			}
+			files, err := filepath.Glob(filepath.Join(cache, "*", "*.json"))
+			if err != nil || len(files) != 2 {
+				t.Fatalf("%v, %v", files, err)
+			}
+			raw, err := os.ReadFile(files[0])
+			if err != nil || strings.Contains(string(raw), key) {
+				t.Errorf("%s, %v", raw, err)
+			}
+			if err := os.WriteFile(files[0], raw[:5], 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func TestJudgeCountsWhatItCannotRead(t *testing.T) {
+	s := newJudgeServer(t)
+	s.answer = func(a, _ string) string {
+		if a == "short" {
+			return "I would rather not say."
+		}
+		return "Preferred: A"
+	}
+	a := s.judge(t, map[string]any{"max_unparsed": 0.5})
+	j, err := a.Annotate(t.Context(), twoAnswers, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if j[0].Compare(1, 0) != 1 || annotate.Usage(a)["judge/unparsed"] != 1 {
+		t.Errorf("ranks %v, usage %v", j[0].Ranks, annotate.Usage(a))
+	}
+	if _, err = s.judge(t, nil).Annotate(t.Context(), twoAnswers, 0); err == nil || !strings.Contains(err.Error(), "1 of 2 answers have no line") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestJudgeRateLimit(t *testing.T) {
+	s := newJudgeServer(t)
+	start := time.Now()
+	if _, err := s.judge(t, map[string]any{"rate": 20}).Annotate(t.Context(), []annotate.Request{{Completions: []string{"a", "bb", "ccc"}}}, 0); err != nil {
+		t.Fatal(err)
+	}
+	if took := time.Since(start); took < 5*50*time.Millisecond { // six questions
+		t.Errorf("six questions at 20 a second took %v", took)
+	}
+}
+
+func TestJudgeConfig(t *testing.T) {
+	for want, params := range map[string]map[string]any{
+		"endpoint: required":                      {"model": "m"},
+		"model: required":                         {"endpoint": "http://localhost/v1"},
+		`endpoint: "localhost" is not a URL`:      {"endpoint": "localhost", "model": "m"},
+		"concurrency: 0 is not at least 1":        {"endpoint": "http://localhost/v1", "model": "m", "concurrency": 0},
+		`template: "nonsense" is not one of tldr`: {"endpoint": "http://localhost/v1", "model": "m", "template": "nonsense"},
+		"rate: -1 is negative":                    {"endpoint": "http://localhost/v1", "model": "m", "rate": -1},
+	} {
+		if _, err := annotate.New(annotate.Config{Name: "judge", Params: params}); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%v: error %v, want %q", params, err, want)
+		}
+	}
+	for _, name := range []string{"tldr", "helpfulness", "harmlessness"} {
+		a, err := annotate.New(annotate.Config{Name: "judge", Params: map[string]any{"endpoint": "http://localhost/v1", "model": "m", "template": name}})
+		if err != nil || strings.Contains(a.Name(), "sk-") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
