@@ -44,7 +44,7 @@ come from (data). bpo sweep runs the grid over them; bpo report draws it.`,
 	f.BoolP("verbose", "v", false, "list the graphs compiled, and trace a failure inside graph code")
 	root.AddCommand(
 		newValidateCmd(), newShowCmd(), newTrainCmd(), newSweepCmd(), newReportCmd(), newCompareCmd(), newEvalCmd(),
-		newSampleCmd(), newTokenizeCmd(), newLogprobsCmd(), newLossesCmd(), newOptimizersCmd(), newAnnotatorsCmd(),
+		newSampleCmd(), newServeCmd(), newTokenizeCmd(), newLogprobsCmd(), newLossesCmd(), newOptimizersCmd(), newAnnotatorsCmd(),
 		newMergeCmd(), newExportCmd(), newDoctorCmd(), newFetchCmd(), newDataCmd(),
 	)
 	return root
