@@ -278,6 +278,7 @@ func TestReport(t *testing.T) {
 			t.Errorf("the page holds %q", never)
 		}
 	}
+	t.Run("chromium", func(t *testing.T) { inChromium(t, page) })
 	for _, name := range []string{"win-rate-over-f", "win-rate-over-kl", "training-beta-0.1", "training-beta-0.5"} {
 		for _, ext := range []string{".png", ".svg"} {
 			if info, err := os.Stat(filepath.Join(study, "figures", name+ext)); err != nil || info.Size() < 5000 {
