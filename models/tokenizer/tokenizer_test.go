@@ -31,7 +31,7 @@ func TestRoundTrip(t *testing.T) {
 				s := rapid.OneOf(text(), rapid.String()).Draw(t, "text")
 				want := s
 				if len(tok.normalizers) > 0 {
-					want = norm.NFC.String(s)
+					want = unicodeForm(norm.NFC).apply(s) // x/text's own differs on marks that Hugging Face's tables don't know
 				}
 				if got := tok.Decode(tok.EncodePlain(s)); got != want {
 					t.Fatalf("%q comes back as %q", s, got)
