@@ -15,7 +15,8 @@ import (
 // objective turns the token log-probs of a micro-batch into what is minimised.
 //
 // logps [batch, k, completion] float32 are 0 where masked; lens [batch, k] float32 are the scored tokens (≥ 1); weight
-// [batch] is the rows' share of the step's loss, 0 for padding; extra are the objective's own inputs. It returns the loss of each row [batch] and the rows' metrics, [batch] each.
+// [batch] is the rows' share of the step's loss, 0 for padding; extra are the objective's own inputs. A reward model gives
+// rewards [batch, k] in place of logps. It returns the loss of each row [batch] and the rows' metrics, [batch] each.
 type objective struct {
 	Key     string // equal keys are equal functions
 	Metrics []string
@@ -209,9 +210,13 @@ func newTrainer(b compute.Backend, c models.Config, like *learner, obj objective
 			p.RNG = in[5]
 		}
 		completionMask, weight := in[3], in[4]
-		logps := c.CompletionLogProbs(p, in[0], in[1], in[2], completionMask) // [batch, k, completion]
+		read := c.CompletionLogProbs // [batch, k, completion]
+		if c.Reward {
+			read = c.Rewards // [batch, k]
+		}
+		values := read(p, in[0], in[1], in[2], completionMask)
 		lens := MaxScalar(ReduceSum(ConvertDType(completionMask, dtypes.Float32), -1), 1)
-		loss, metrics := obj.Fn(logps, lens, weight, in[6:])
+		loss, metrics := obj.Fn(values, lens, weight, in[6:])
 		grads := Gradient(ReduceAllSum(Mul(loss, weight)), parts...)
 		sums := models.NodeSet{}
 		var square *Node

@@ -20,10 +20,14 @@ func init() {
 }
 
 func dpo(l Logps, c LossConfig) *Node {
-	bh := MulScalar(l.Margin(), c.Beta) // [batch]
-	loss := softplus(Neg(bh))           // −ln σ(βh)
-	if eps := c.LabelSmoothing; eps != 0 {
-		loss = Add(MulScalar(loss, 1-eps), MulScalar(softplus(bh), eps))
+	return bradleyTerry(MulScalar(l.Margin(), c.Beta), c.LabelSmoothing) // of βh [batch]
+}
+
+// bradleyTerry is −(1−ε)·ln σ(x) − ε·ln σ(−x).
+func bradleyTerry(x *Node, eps float64) *Node {
+	loss := softplus(Neg(x))
+	if eps != 0 {
+		loss = Add(MulScalar(loss, 1-eps), MulScalar(softplus(x), eps))
 	}
 	return loss
 }

@@ -329,9 +329,9 @@ func TestSFTLearnsTheReferences(t *testing.T) {
 	opt := DefaultOptimizer()
 	opt.LR = 0.02
 	first, last := 0.0, 0.0
-	policy, err := SFT(context.Background(), SFTSetup{
+	policy, err := SFT(context.Background(), Fit{
 		Config: SFTConfig{Steps: 20, BatchSize: 4, Optimizer: opt}, Backend: s.Backend, Model: s.Model,
-		Start: models.Policy{Base: s.Model.Base}, Full: true, Prompts: s.Prompts, MaxCompletionTokens: 8, Seed: 1,
+		Start: models.Policy{Base: s.Model.Base}, Full: true, Seed: 1,
 		Log: func(step int, m Metrics) error {
 			if step == 1 {
 				first = m["loss"]
@@ -339,7 +339,7 @@ func TestSFTLearnsTheReferences(t *testing.T) {
 			last = m["loss"]
 			return nil
 		},
-	})
+	}, s.Prompts, 8)
 	if err != nil {
 		t.Fatal(err)
 	}

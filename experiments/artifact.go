@@ -34,6 +34,7 @@ func (s *Session) OpenArtifact(ctx context.Context, path, base string) (_ *Artif
 			a.Close()
 		}
 	}()
+	reward := false
 	c, err := runConfig(path)
 	switch {
 	case err == nil:
@@ -44,13 +45,8 @@ func (s *Session) OpenArtifact(ctx context.Context, path, base string) (_ *Artif
 	case !errors.Is(err, fs.ErrNotExist):
 		return nil, err
 	case models.IsAdapter(path):
-		if base == "" {
-			if base, err = models.AdapterBase(path); err != nil {
-				return nil, err
-			}
-			if _, err := os.Stat(base); base == "" || err != nil {
-				return nil, fmt.Errorf("%s: the adapter's base %q is not here; name it with --base", path, base)
-			}
+		if base, reward, err = adapterBase(path, base); err != nil {
+			return nil, err
 		}
 	default:
 		base = path
@@ -61,6 +57,7 @@ func (s *Session) OpenArtifact(ctx context.Context, path, base string) (_ *Artif
 	if a.Base, err = models.Open(base); err != nil {
 		return nil, err
 	}
+	a.Base.Config.Reward = a.Base.Config.Reward || reward
 	a.Weights = a.Base.Read
 	switch {
 	case a.run != nil:
@@ -79,6 +76,18 @@ func (s *Session) OpenArtifact(ctx context.Context, path, base string) (_ *Artif
 		a.Weights = a.Adapter.Over(a.Base.Read)
 	}
 	return a, nil
+}
+
+// adapterBase is the model underneath a PEFT adapter: given, or the one that it names, if that is here; and whether the
+// adapter makes a reward model of it.
+func adapterBase(path, given string) (base string, reward bool, err error) {
+	if base, reward, err = models.AdapterBase(path); err != nil || given != "" {
+		return given, reward, err
+	}
+	if _, err := os.Stat(base); base != smolLM2 && (base == "" || err != nil) {
+		return "", reward, fmt.Errorf("%s: the adapter's base %q is not here; name it with --base", path, base)
+	}
+	return base, reward, nil
 }
 
 // runBase is the model that a run trains: a path, or the study's new model.

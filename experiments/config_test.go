@@ -309,7 +309,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add("<<: {steps: 1}\nloss: &l {beta: 1}\nsft: *l")
 	f.Add("? [x]\n: 1")
 	f.Fuzz(func(t *testing.T, text string) {
-		tree, err := parse("f", []byte(text))
+		tree, err := configSchema.parse("f", []byte(text))
 		if err != nil {
 			if strings.Contains(err.Error(), "\n") {
 				t.Errorf("more than one line: %q", err)

@@ -13,6 +13,8 @@ import (
 	"github.com/go-viper/mapstructure/v2"
 	"github.com/spf13/viper"
 	"go.yaml.in/yaml/v3"
+
+	"gobpo/models"
 )
 
 // tree is a configuration before it is typed: nested sections of the keys somebody set.
@@ -20,23 +22,28 @@ type tree = map[string]any
 
 // File is a loaded experiment file with its overrides: a tree of set keys, from which trials are made.
 type File struct {
-	Path string
-	tree tree
+	Path   string
+	tree   tree
+	schema *schema
 }
 
 // Load reads an experiment file and lays over it first the environment (BPO_LOSS_BETA=0.2 sets loss.beta),
 // then sets ("loss.beta=0.2", the value in YAML). An override of a swept key pins it: the key leaves the sweep.
 // Any mistake is one line that names the file (or variable, or flag), the key and the nearest valid key.
 func Load(path string, sets, environ []string) (*File, error) {
+	return loadFile(configSchema, path, sets, environ)
+}
+
+func loadFile(s *schema, path string, sets, environ []string) (*File, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("read the experiment: %w", err)
 	}
-	t, err := parse(filepath.ToSlash(path), raw)
+	t, err := s.parse(filepath.ToSlash(path), raw)
 	if err != nil {
 		return nil, err
 	}
-	f := &File{Path: path, tree: t}
+	f := &File{path, t, s}
 	for _, kv := range environ {
 		if err := f.setEnv(kv); err != nil {
 			return nil, err
@@ -57,7 +64,7 @@ func Load(path string, sets, environ []string) (*File, error) {
 var configSchema = schemaOf(reflect.TypeFor[Config]())
 
 // parse checks one YAML document against the schema.
-func parse(name string, raw []byte) (tree, error) {
+func (s *schema) parse(name string, raw []byte) (tree, error) {
 	plain, doc, err := decodeYAML(raw)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
@@ -70,7 +77,7 @@ func parse(name string, raw []byte) (tree, error) {
 	if !ok {
 		return nil, fmt.Errorf("%s: want keys at the top level, got %s", name, describe(root))
 	}
-	if err := configSchema.checkMapping(configSchema, "", root); err != nil {
+	if err := s.checkMapping(s, "", root); err != nil {
 		var at *locatedError
 		if errors.As(err, &at) && at.line > 0 {
 			return nil, fmt.Errorf("%s:%d: %w", name, at.line, err)
@@ -103,13 +110,13 @@ func (f *File) setEnv(kv string) error {
 		return nil
 	}
 	byName := map[string]string{}
-	for _, p := range configSchema.paths(true) {
+	for _, p := range f.schema.paths(true) {
 		byName[envName(p)] = p
 	}
 	key, ok := byName[name]
 	if !ok {
 		guess := strings.ToLower(strings.TrimPrefix(name, envPrefix))
-		if near := configSchema.nearest(guess); near != "" {
+		if near := f.schema.nearest(guess); near != "" {
 			return fmt.Errorf("environment: %s names no key; did you mean %s?", name, envName(near))
 		}
 		return fmt.Errorf("environment: %s names no key; the variables are %s followed by a key in capitals, as BPO_LOSS_BETA", name, envPrefix)
@@ -132,21 +139,21 @@ func (f *File) set(who, key, value string) error {
 		node = doc.Content[0]
 	}
 	if plain == nil { // "study=" means the empty text where text is wanted
-		if s, ok := configSchema.find(key); ok && s.typ != nil && s.typ.Kind() == reflect.String {
+		if s, ok := f.schema.find(key); ok && s.typ != nil && s.typ.Kind() == reflect.String {
 			plain, node = "", &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str"}
 		}
 	}
 	if swept, ok := strings.CutPrefix(key, "sweep.grid."); ok {
-		err = checkSwept(configSchema, "sweep.grid", &yaml.Node{Kind: yaml.ScalarNode, Value: swept}, node)
-	} else if s, ok := configSchema.find(key); !ok {
-		err = configSchema.unknown(key)
-	} else if err = s.check(configSchema, key, node); err == nil {
+		err = checkSwept(f.schema, "sweep.grid", &yaml.Node{Kind: yaml.ScalarNode, Value: swept}, node)
+	} else if s, ok := f.schema.find(key); !ok {
+		err = f.schema.unknown(key)
+	} else if err = s.check(f.schema, key, node); err == nil {
 		f.unsweep(key)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", who, err)
 	}
-	put(f.tree, splitKey(key), plain)
+	f.schema.put(f.tree, splitKey(key), plain)
 	return nil
 }
 
@@ -175,7 +182,7 @@ func splitKey(key string) []string {
 
 // put stores v at a path. A section is laid over the section there; a free map (annotator, loss.params)
 // replaces it, because options of one annotator mean nothing to another.
-func put(t tree, path []string, v any) {
+func (s *schema) put(t tree, path []string, v any) {
 	for _, p := range path[:len(path)-1] {
 		next, ok := t[p].(tree)
 		if !ok {
@@ -185,10 +192,10 @@ func put(t tree, path []string, v any) {
 		t = next
 	}
 	last := path[len(path)-1]
-	s, _ := configSchema.find(strings.Join(path, "."))
+	at, _ := s.find(strings.Join(path, "."))
 	m, isMap := v.(tree)
 	old, had := t[last].(tree)
-	if !isMap || !had || len(m) == 0 || s == nil || s.free { // {} empties a section
+	if !isMap || !had || len(m) == 0 || at == nil || at.free { // {} empties a section
 		t[last] = clone(v)
 		return
 	}
@@ -217,35 +224,43 @@ func clone(v any) any {
 
 // typed lays a tree over the defaults, decodes and resolves it. It does not validate.
 func typed(t tree) (Config, error) {
-	// Grid keys are dotted, so the delimiter of viper's own paths must be something else.
-	v := viper.NewWithOptions(viper.KeyDelimiter("\x00"))
-	if err := v.MergeConfigMap(clone(t).(tree)); err != nil {
-		return Config{}, err
-	}
 	c := DefaultConfig()
-	err := v.Unmarshal(&c, func(d *mapstructure.DecoderConfig) {
-		d.ErrorUnused = true
-		d.WeaklyTypedInput = false
-		d.DecodeHook = wholeNumbers
-	})
-	if err != nil {
-		return Config{}, errors.New(strings.Join(strings.Fields(err.Error()), " "))
-	}
-	if lora, ok := t["lora"].(tree); ok { // viper made the keys of free maps lower case; those of patterns are text
-		for key, into := range map[string]any{"rank_pattern": &c.LoRA.RankPattern, "alpha_pattern": &c.LoRA.AlphaPattern} {
-			if given, ok := lora[key].(tree); ok {
-				reflect.ValueOf(into).Elem().SetZero()
-				if err := mapstructure.Decode(given, into); err != nil {
-					return Config{}, fmt.Errorf("lora.%s: %s", key, strings.Join(strings.Fields(err.Error()), " "))
-				}
-			}
-		}
+	if err := decode(t, &c, &c.LoRA); err != nil {
+		return Config{}, err
 	}
 	if _, given := t["refresh"]; !given && c.RefreshEvery > 0 {
 		c.Refresh = 0 // the default F gives way to an explicit K
 	}
 	c.resolve()
 	return c, nil
+}
+
+// decode lays a tree over a configuration, of which lora is a part.
+func decode(t tree, into any, l *models.LoRA) error {
+	// Grid keys are dotted, so the delimiter of viper's own paths must be something else.
+	v := viper.NewWithOptions(viper.KeyDelimiter("\x00"))
+	if err := v.MergeConfigMap(clone(t).(tree)); err != nil {
+		return err
+	}
+	err := v.Unmarshal(into, func(d *mapstructure.DecoderConfig) {
+		d.ErrorUnused = true
+		d.WeaklyTypedInput = false
+		d.DecodeHook = wholeNumbers
+	})
+	if err != nil {
+		return errors.New(strings.Join(strings.Fields(err.Error()), " "))
+	}
+	if lora, ok := t["lora"].(tree); ok { // viper made the keys of free maps lower case; those of patterns are text
+		for key, into := range map[string]any{"rank_pattern": &l.RankPattern, "alpha_pattern": &l.AlphaPattern} {
+			if given, ok := lora[key].(tree); ok {
+				reflect.ValueOf(into).Elem().SetZero()
+				if err := mapstructure.Decode(given, into); err != nil {
+					return fmt.Errorf("lora.%s: %s", key, strings.Join(strings.Fields(err.Error()), " "))
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // wholeNumbers lets 1e3 stand for the integer it is; the schema check has refused fractions.

@@ -102,9 +102,12 @@ func (m *base) load(ctx context.Context, s *Session, b compute.Backend, path, dt
 	return nil
 }
 
+// smolLM2 is the name of the one model that is fetched.
+const smolLM2 = "smollm2"
+
 // locate is the file or directory that model.path means; it brings smollm2 here.
 func (s *Session) locate(ctx context.Context, path string) (string, error) {
-	if path != "smollm2" {
+	if path != smolLM2 {
 		return path, nil
 	}
 	path, err := fetch.SmolLM2(ctx, s.Log, s.Offline)
@@ -149,12 +152,13 @@ func scratch(ctx context.Context, c *Config, b compute.Backend, study string, s 
 				return err
 			}
 			defer log.Close()
-			trained, err = bpo.SFT(ctx, bpo.SFTSetup{
-				Config: c.Pretrain.SFTConfig, Backend: b, Model: m, Start: trained, Full: true, Prompts: prompts,
-				MaxCompletionTokens: c.MaxCompletionTokens, Seed: c.Pretrain.Seed, Checkpointing: c.GradientCheckpointing, Mesh: c.Mesh,
+			trained, err = bpo.SFT(ctx, bpo.Fit{
+				Config: c.Pretrain.SFTConfig, Backend: b, Model: m, Start: trained, Full: true, Dir: dir,
+				Seed: c.Pretrain.Seed, Checkpointing: c.GradientCheckpointing, Mesh: c.Mesh,
+				Begin:    log.Rewind,
 				Log:      func(step int, v bpo.Metrics) error { return log.Append(step, v) },
 				Progress: func(_ string, step, of int) { ui.Doing("pretrain", step, of) },
-			})
+			}, prompts, c.MaxCompletionTokens)
 			if err != nil {
 				return fmt.Errorf("pretrain: %w", err)
 			}
@@ -190,11 +194,11 @@ func startPolicies(ctx context.Context, c *Config, b compute.Backend, m *base, s
 					return err
 				}
 			}
-			policy, err := bpo.SFT(ctx, bpo.SFTSetup{
-				Config: c.SFT, Backend: b, Model: m.model, Start: fresh, Full: c.Train == "full", Prompts: prompts,
-				MaxCompletionTokens: c.MaxCompletionTokens, Seed: seed, Checkpointing: c.GradientCheckpointing, Mesh: c.Mesh,
+			policy, err := bpo.SFT(ctx, bpo.Fit{
+				Config: c.SFT, Backend: b, Model: m.model, Start: fresh, Full: c.Train == "full", Dir: dir,
+				Seed: seed, Checkpointing: c.GradientCheckpointing, Mesh: c.Mesh,
 				Progress: func(_ string, step, of int) { ui.Doing("sft", step, of) },
-			})
+			}, prompts, c.MaxCompletionTokens)
 			if err != nil {
 				return err
 			}

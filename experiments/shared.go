@@ -18,7 +18,8 @@ func sharedDir(study string, key any) (string, error) {
 }
 
 // sharedWork returns the directory <study>/shared/<hash of key>, made by build at most once however many trials and
-// processes want it at the same time: they wait for the one that holds the lock. build fills a directory that
+// processes want it at the same time: they wait for the one that holds the lock. build fills a directory, which may hold what a killed one
+// left there, and which
 // appears under its name only when it is complete.
 func sharedWork(ctx context.Context, study string, key any, build func(dir string) error) (string, error) {
 	dir, err := sharedDir(study, key)
@@ -38,8 +39,8 @@ func sharedWork(ctx context.Context, study string, key any, build func(dir strin
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return "", fmt.Errorf("shared work: %w", err)
 	}
-	tmp := dir + ".tmp" // left over where a builder was killed; nobody else holds the lock
-	if err := errors.Join(os.RemoveAll(tmp), os.Mkdir(tmp, 0o755)); err != nil {
+	tmp := dir + ".tmp" // with a checkpoint in it where a builder was killed; nobody else holds the lock
+	if err := os.MkdirAll(tmp, 0o755); err != nil {
 		return "", fmt.Errorf("shared work: %w", err)
 	}
 	if err := build(tmp); err != nil {

@@ -79,7 +79,7 @@ func (f *File) Trials() ([]Trial, error) {
 		t := clone(f.tree).(tree)
 		delete(t, "sweep")
 		for _, s := range point {
-			put(t, splitKey(s.Key), s.Value)
+			f.schema.put(t, splitKey(s.Key), s.Value)
 		}
 		trial := Trial{Point: point}
 		if trial.Config, err = typed(t); err == nil {

@@ -10,6 +10,9 @@ import (
 // Over gives the weights of a base with the adapter folded in: W + scale·BA.
 func (a *Adapter) Over(base Reader) Reader {
 	return func(name string, flat []float32) error {
+		if own := a.Weights[name]; own != nil { // a reward model's head
+			return own.ConstFlatData(func(all any) { copy(flat, all.([]float32)) })
+		}
 		if err := base(name, flat); err != nil {
 			return err
 		}

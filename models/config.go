@@ -34,6 +34,7 @@ type Config struct {
 	QueryPreAttnScalar     float64 // scores are q·k/√this; 0: HeadDim
 	AttentionCap, LogitCap float64 // scores and logits become cap·tanh(x/cap); 0: no cap
 	ParallelResidual       bool    // attention and MLP read the same stream (GPT-NeoX)
+	Reward                 bool    // a reward model: a scalar head stands in place of the vocabulary's, see Rewards
 }
 
 // Validate reports the first impossible setting, naming it as config.json does.
@@ -121,7 +122,10 @@ func (c Config) Linears() []Linear {
 func (c Config) Shapes() map[string][]int {
 	f := c.family()
 	dims := map[string][]int{f.embedName(): {c.VocabSize, c.HiddenSize}}
-	if !c.TieEmbeddings {
+	switch {
+	case c.Reward:
+		dims[RewardHead] = []int{1, c.HiddenSize}
+	case !c.TieEmbeddings:
 		dims[f.headName()] = []int{c.VocabSize, c.HiddenSize}
 	}
 	if f.positions != "" {

@@ -255,11 +255,11 @@ func (c *Config) tensorNames(names []string) map[string]string {
 	out := map[string]string{}
 	for _, name := range names {
 		weight := name
-		if bare && name != f.headName() {
+		if bare && name != f.headName() && name != RewardHead {
 			weight = f.root + name
 		}
 		buffer := slices.ContainsFunc(f.buffers, func(end string) bool { return strings.HasSuffix(name, end) })
-		if !buffer && !(c.TieEmbeddings && name == f.headName()) {
+		if !buffer && !((c.TieEmbeddings || c.Reward) && name == f.headName()) {
 			out[name] = weight
 		}
 	}

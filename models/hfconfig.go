@@ -76,12 +76,13 @@ func parseHFConfig(raw []byte) (Config, error) {
 	}
 	var kind string
 	r.read("model_type", &kind)
+	reward := r.readReward()
 	f, ok := families[kind]
 	if !ok {
 		return Config{}, fmt.Errorf("model_type: %q is not supported (one of %s)", kind, strings.Join(Architectures(), ", "))
 	}
 	c := f.defaults
-	c.Architecture = kind
+	c.Architecture, c.Reward = kind, reward
 	if c.Activation == "" {
 		c.Activation = "silu"
 	}
@@ -119,6 +120,32 @@ func parseHFConfig(raw []byte) (Config, error) {
 	return c, c.Validate()
 }
 
+// readReward says whether the file is of a sequence classifier, of which those with one label are reward models.
+func (r *hfReader) readReward() bool {
+	var classes []string
+	r.read("architectures", &classes)
+	if !slices.ContainsFunc(classes, func(c string) bool { return strings.HasSuffix(c, rewardSuffix) }) {
+		return false
+	}
+	labels, names := 2, map[string]string{} // transformers' default
+	if r.read("id2label", &names) {
+		labels = len(names)
+	}
+	r.read("num_labels", &labels)
+	if labels != 1 {
+		r.fail("id2label: a classifier of %d labels is no reward model, which has one", labels)
+	}
+	return true
+}
+
+// rewardSuffix ends the names of transformers' sequence classifiers.
+const rewardSuffix = "ForSequenceClassification"
+
+// rewardClass is transformers' class for the family's reward models.
+func (f family) rewardClass() string {
+	return strings.TrimSuffix(strings.TrimSuffix(f.class, "ForCausalLM"), "LMHeadModel") + rewardSuffix
+}
+
 // derive fills in what follows from other fields.
 func (c *Config) derive() {
 	if c.NumKVHeads == 0 {
@@ -134,6 +161,10 @@ func (c Config) hfJSON(dtype string) ([]byte, error) {
 	f := c.family()
 	out := map[string]any{"architectures": []string{f.class}, "model_type": c.Architecture, "torch_dtype": dtype,
 		"bos_token_id": nil, "eos_token_id": nil, "pad_token_id": nil} // not the ids that transformers would fill in
+	if c.Reward {
+		out["architectures"] = []string{f.rewardClass()}
+		out["id2label"], out["label2id"] = map[string]string{"0": "LABEL_0"}, map[string]int{"LABEL_0": 0} // num_labels 1
+	}
 	c.derive()
 	for _, key := range f.keys {
 		v := reflect.ValueOf(c.field(key)).Elem()

@@ -173,7 +173,8 @@ func loraNames(linear string) (a, b string) {
 	return base + ".lora_A.weight", base + ".lora_B.weight"
 }
 
-// NewAdapter starts an adapter as PEFT does: A kaiming-uniform (|a| < 1/√in), B zero, so the policy equals its base.
+// NewAdapter starts an adapter as PEFT does: A kaiming-uniform (|a| < 1/√in), B zero, so the policy equals its base. That
+// of a reward model brings the scalar head, N(0, 0.02²).
 func NewAdapter(c Config, l LoRA, seed uint64) *Adapter {
 	a := &Adapter{LoRA: l, Weights: Weights{}}
 	for _, lin := range c.Linears() {
@@ -185,6 +186,10 @@ func NewAdapter(c Config, l LoRA, seed uint64) *Adapter {
 		rank, _ := l.At(lin.Name)
 		a.Weights[nameA] = fillWeights([]int{rank, lin.In}, func() float32 { return float32((2*rng.Float64() - 1) * bound) })
 		a.Weights[nameB] = fillWeights([]int{lin.Out, rank}, func() float32 { return 0 })
+	}
+	if c.Reward {
+		rng := rngFor(seed, RewardHead)
+		a.Weights[RewardHead] = fillWeights([]int{1, c.HiddenSize}, func() float32 { return float32(rng.NormFloat64() * initStd) })
 	}
 	return a
 }
@@ -214,6 +219,12 @@ func (a *Adapter) Check(c Config) error {
 			}
 			delete(unknown, want.name)
 		}
+	}
+	if head := unknown[RewardHead]; c.Reward && head != nil {
+		if want := []int{1, c.HiddenSize}; !slices.Equal(head.Shape().Dimensions, want) {
+			return fmt.Errorf("adapter tensor %s is %v, must be %v", RewardHead, head.Shape().Dimensions, want)
+		}
+		delete(unknown, RewardHead)
 	}
 	if len(unknown) > 0 {
 		return fmt.Errorf("adapter tensors not used by this architecture: %s", abbreviate(unknown.Names()))

@@ -38,6 +38,7 @@ type peftConfig struct {
 	Exclude      nameSet            `json:"exclude_modules,omitzero"`
 	Layers       ints               `json:"layers_to_transform,omitempty"`
 	LayerNames   nameSet            `json:"layers_pattern,omitzero"`
+	Saved        []string           `json:"modules_to_save,omitempty"`
 	RankPattern  map[string]int     `json:"rank_pattern"`
 	AlphaPattern map[string]float64 `json:"alpha_pattern"`
 	RSLoRA       bool               `json:"use_rslora"`
@@ -47,7 +48,7 @@ type peftConfig struct {
 
 // peftPlain are the keys that may hold something; every other one must be null, false or empty.
 var peftPlain = []string{"peft_type", "task_type", "base_model_name_or_path", "inference_mode", "r", "lora_alpha", "lora_dropout", "target_modules",
-	"exclude_modules", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "use_rslora", "bias", "fan_in_fan_out",
+	"exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern", "rank_pattern", "alpha_pattern", "use_rslora", "bias", "fan_in_fan_out",
 	"init_lora_weights", "loftq_config", "megatron_core", "peft_version", "qalora_group_size", "revision", "auto_mapping"}
 
 // nameSet is a list of names in PEFT's JSON, or one string: a regular expression.
@@ -99,6 +100,9 @@ func LoadAdapter(dir string, c Config) (*Adapter, error) {
 	if err != nil {
 		return nil, err
 	}
+	if p.reward() != c.Reward {
+		return nil, fmt.Errorf("load adapter %s: task_type is %s; a reward model's is %s, a policy's is not", dir, p.Task, rewardTask)
+	}
 	a := &Adapter{Weights: Weights{}}
 	if a.LoRA, err = p.lora(c); err != nil {
 		return nil, fmt.Errorf("%s: %w", filepath.Join(dir, adapterConfigFile), err)
@@ -135,11 +139,17 @@ func LoadAdapter(dir string, c Config) (*Adapter, error) {
 	return a, nil
 }
 
-// AdapterBase is the model that a PEFT directory names as its adapter's base, "" if it names none.
-func AdapterBase(dir string) (string, error) {
+// AdapterBase is the model that a PEFT directory names as its adapter's base, "" if it names none, and whether the
+// adapter makes a reward model of it.
+func AdapterBase(dir string) (base string, reward bool, err error) {
 	p, err := readPEFT(dir)
-	return p.Base, err
+	return p.Base, p.reward(), err
 }
+
+// rewardTask is PEFT's task_type of sequence classifiers.
+const rewardTask = "SEQ_CLS"
+
+func (p peftConfig) reward() bool { return p.Task == rewardTask }
 
 // IsAdapter says whether a path is a PEFT directory.
 func IsAdapter(path string) bool {
@@ -181,6 +191,12 @@ func parsePEFT(raw []byte) (p peftConfig, err error) {
 	}
 	if p.Bias != "" && p.Bias != "none" {
 		return p, fmt.Errorf("bias: %q is not supported (only none)", p.Bias)
+	}
+	if p.reward() {
+		p.Saved = slices.DeleteFunc(p.Saved, func(m string) bool { return m == "score" || m == "classifier" }) // as PEFT adds to such a task
+	}
+	if len(p.Saved) > 0 {
+		return p, fmt.Errorf("modules_to_save: %q is not supported", p.Saved)
 	}
 	for key, n := range map[string]int{"rank_pattern": len(p.RankPattern), "alpha_pattern": len(p.AlphaPattern)} {
 		if n > 1 && !keysSorted(keys[key]) {
@@ -281,6 +297,9 @@ func (a *Adapter) Save(dir, base string) error {
 	l := a.LoRA
 	p := peftConfig{Type: "LORA", Task: "CAUSAL_LM", Base: base, Inference: true, Rank: l.Rank, Alpha: l.Alpha, Dropout: l.Dropout,
 		Targets: nameSet{list: l.Targets}, RankPattern: l.RankPattern, AlphaPattern: l.AlphaPattern, RSLoRA: l.RSLoRA, Bias: "none"}
+	if a.Weights[RewardHead] != nil {
+		p.Task, p.Saved = rewardTask, []string{"classifier", "score"}
+	}
 	if slices.Contains(l.Targets, AllLinear) {
 		p.Targets = nameSet{text: AllLinear}
 	}

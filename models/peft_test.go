@@ -167,7 +167,7 @@ func TestLoadAdapterRefusesFiles(t *testing.T) {
 		if err := livelyAdapter(tiny, tinyLoRA, 1).Save(dir, "base"); err != nil {
 			t.Fatal(err)
 		}
-		if base, err := AdapterBase(dir); base != "base" || err != nil {
+		if base, _, err := AdapterBase(dir); base != "base" || err != nil {
 			t.Errorf("base %q, %v", base, err)
 		}
 		if err := os.Rename(filepath.Join(dir, adapterWeightsFile), filepath.Join(dir, name)); err != nil {

@@ -19,6 +19,13 @@ import (
 // never each other; their positions all start behind the prompt. Every prompt needs at least one token. The result is
 // differentiable with respect to base and adapter nodes.
 func (c *Config) CompletionLogProbs(p Params, prompt, promptMask, completions, completionMask *op.Node) *op.Node {
+	hidden := c.completionStates(&p, prompt, promptMask, completions, completionMask)
+	logp := c.tokenLogProbs(&p, hidden, op.Reshape(completions, completions.Shape().Size()))
+	return op.Where(completionMask, op.Reshape(logp, completions.Shape().Dimensions...), op.Scalar(prompt.Graph(), dtypes.Float32, 0))
+}
+
+// completionStates are the states that predict the tokens of the completions: [hidden, B·K·R] float32.
+func (c *Config) completionStates(p *Params, prompt, promptMask, completions, completionMask *op.Node) *op.Node {
 	batch, width := prompt.Shape().Dim(0), prompt.Shape().Dim(1)
 	k, r := completions.Shape().Dim(1), completions.Shape().Dim(2)
 	if want := []int{batch, k, r}; completionMask.Shape().CheckDims(want...) != nil || completions.Shape().CheckDims(want...) != nil {
@@ -51,11 +58,9 @@ func (c *Config) CompletionLogProbs(p Params, prompt, promptMask, completions, c
 			op.Reshape(c.Attention(forks(q), Span{shared.K, shared.V, sees[1]}, own), c.NumHeads*c.HeadDim, batch, k*r)}, 2)
 		return op.Reshape(joined, c.NumHeads*c.HeadDim, batch*(width+k*r))
 	}
-	hidden := c.Hidden(&p, tokens, positions, attend) // [hidden, B·(P+K·R)]
+	hidden := c.Hidden(p, tokens, positions, attend) // [hidden, B·(P+K·R)]
 	hidden = op.SliceAxis(op.Reshape(hidden, c.HiddenSize, batch, width+k*r), 2, op.AxisRange(width))
-	hidden = op.Reshape(hidden, c.HiddenSize, batch*k*r)
-	logp := c.tokenLogProbs(&p, hidden, op.Reshape(completions, batch*k*r))
-	return op.Where(completionMask, op.Reshape(logp, batch, k, r), op.Scalar(g, dtypes.Float32, 0))
+	return op.Reshape(hidden, c.HiddenSize, batch*k*r)
 }
 
 // promptLength counts a left-padded mask [B, P]: [B, 1] int32.

@@ -32,15 +32,14 @@ func NewScorer(b compute.Backend, c Config, bucket func(int) int) *Scorer {
 	return &Scorer{backend: b, config: c, bucket: bucket, execs: map[string]*Exec{}}
 }
 
-func (s *Scorer) exec(l LoRA) *Exec {
-	key := l.Key()
+// exec is the compiled function of a key, [batch, …] float32 from the base, the adapter and PackRows's inputs.
+func (s *Scorer) exec(key string, fn func(sets []NodeSet, in []*graph.Node) *graph.Node) *Exec {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	e, ok := s.execs[key]
 	if !ok {
 		e = NewExec(s.backend, "score", func(sets []NodeSet, in []*graph.Node) ([]NodeSet, []*graph.Node) {
-			p := Params{Base: sets[0], Adapter: sets[1], LoRA: l}
-			return nil, []*graph.Node{s.config.CompletionLogProbs(p, in[0], in[1], in[2], in[3])}
+			return nil, []*graph.Node{fn(sets, in)}
 		})
 		s.execs[key] = e
 	}
@@ -50,21 +49,40 @@ func (s *Scorer) exec(l LoRA) *Exec {
 // LogProbs gives log p of every completion token, as [row][completion][token]; K must be equal over the rows. Rows of
 // alike length share a batch of the given size; the result keeps the rows' order. ctx is looked at between batches.
 func (s *Scorer) LogProbs(ctx context.Context, p Policy, rows []Row, batch int) ([][][]float32, error) {
+	out := make([][][]float32, len(rows))
+	l := p.LoRA()
+	exec := s.exec(l.Key(), func(sets []NodeSet, in []*graph.Node) *graph.Node {
+		return s.config.CompletionLogProbs(Params{Base: sets[0], Adapter: sets[1], LoRA: l}, in[0], in[1], in[2], in[3])
+	})
+	err := s.batches(ctx, p, exec, rows, batch, func(row int, values []float32, width int) {
+		out[row] = make([][]float32, len(rows[row].Completions))
+		for j, y := range rows[row].Completions {
+			out[row][j] = slices.Clone(values[j*width : j*width+len(y)])
+		}
+	})
+	if err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	return out, nil
+}
+
+// batches runs exec on all rows and takes each row's share of its output; width is the completions' padded one.
+func (s *Scorer) batches(ctx context.Context, p Policy, exec *Exec, rows []Row, batch int, take func(row int, values []float32, width int)) error {
 	if len(rows) == 0 {
-		return nil, nil
+		return nil
 	}
 	k := len(rows[0].Completions)
 	order := make([]int, len(rows))
 	for i, row := range rows {
 		order[i] = i
 		if len(row.Prompt) == 0 {
-			return nil, fmt.Errorf("row %d: the prompt has no tokens", i)
+			return fmt.Errorf("row %d: the prompt has no tokens", i)
 		}
 		if len(row.Completions) != k {
-			return nil, fmt.Errorf("row %d has %d completions, row 0 has %d", i, len(row.Completions), k)
+			return fmt.Errorf("row %d has %d completions, row 0 has %d", i, len(row.Completions), k)
 		}
 		if err := s.config.CheckLength(len(row.Prompt) + longest(row)); err != nil {
-			return nil, fmt.Errorf("row %d: prompt and completion: %w", i, err)
+			return fmt.Errorf("row %d: prompt and completion: %w", i, err)
 		}
 	}
 	type widths struct{ prompt, completion int }
@@ -85,7 +103,6 @@ func (s *Scorer) LogProbs(ctx context.Context, p Policy, rows []Row, batch int) 
 		}
 		chunks, order = append(chunks, chunk{w, order[:n]}), order[n:]
 	}
-	exec, out := s.exec(p.LoRA()), make([][][]float32, len(rows))
 	one := func(device int, p Policy, c chunk) error {
 		some := make([]Row, len(c.rows))
 		for i, o := range c.rows {
@@ -103,17 +120,14 @@ func (s *Scorer) LogProbs(ctx context.Context, p Policy, rows []Row, batch int) 
 		if err != nil {
 			return fmt.Errorf("score: %w", err)
 		}
+		share := len(flat) / batch
 		for i, o := range c.rows {
-			out[o] = make([][]float32, k)
-			for j, y := range rows[o].Completions {
-				start := (i*k + j) * c.completion
-				out[o][j] = slices.Clone(flat[start : start+len(y)])
-			}
+			take(o, flat[i*share:(i+1)*share], c.completion)
 		}
 		return nil
 	}
 	var next atomic.Int64
-	err := s.Each(p, func(device int, p Policy) error {
+	return s.Each(p, func(device int, p Policy) error {
 		for i := next.Add(1) - 1; int(i) < len(chunks); i = next.Add(1) - 1 {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -124,10 +138,6 @@ func (s *Scorer) LogProbs(ctx context.Context, p Policy, rows []Row, batch int) 
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	return out, nil
 }
 
 // Finalize frees the compiled functions, and copies of weights.

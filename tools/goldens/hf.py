@@ -2,6 +2,7 @@
 
     python tools/goldens/hf.py write models/goldentest/testdata/hf      # makes the files that the tests of models read
     python tools/goldens/hf.py score ROWS.json DIR...        # JSON: next-token log-probs of the rows under each checkpoint or PEFT adapter
+    python tools/goldens/hf.py reward ROWS.json DIR...       # JSON: rewards of the rows under each sequence classifier of one label
 
 A file holds a config.json, the shapes of the model's tensors and what transformers computes with them in float32 and
 eager attention: next-token log-probs of a right-padded batch, greedy continuations, the logits after the first row.
@@ -124,10 +125,32 @@ def score(file, folders):
     json.dump(out, sys.stdout)
 
 
+def reward(file, folders):
+    from transformers import AutoModelForSequenceClassification
+
+    with open(file) as f:
+        rows = json.load(f)
+    out = []
+    for folder in folders:
+        args = dict(attn_implementation="eager", dtype=torch.float32)
+        if os.path.exists(os.path.join(folder, "adapter_config.json")):
+            from peft import AutoPeftModelForSequenceClassification
+
+            model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=1, **args)
+        else:
+            model = AutoModelForSequenceClassification.from_pretrained(folder, **args)
+        assert model.config.num_labels == 1, (folder, model.config.num_labels)
+        with torch.no_grad():
+            out.append([model.eval()(torch.tensor([r])).logits[0, 0].item() for r in rows])
+    json.dump(out, sys.stdout)
+
+
 if __name__ == "__main__":
     if len(sys.argv) == 3 and sys.argv[1] == "write":
         write(sys.argv[2])
     elif len(sys.argv) > 3 and sys.argv[1] == "score":
         score(sys.argv[2], sys.argv[3:])
+    elif len(sys.argv) > 3 and sys.argv[1] == "reward":
+        reward(sys.argv[2], sys.argv[3:])
     else:
         sys.exit(__doc__)

@@ -1,0 +1,205 @@
+package bpo
+
+import (
+	"context"
+	"errors"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	. "github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
+	"gobpo/models"
+	"gobpo/models/backend/backendtest"
+)
+
+// rewardPairs are texts whose chosen ones have more of the tokens below 8.
+func rewardPairs(n int, seed uint64) []RewardPair {
+	rng := rand.New(rand.NewPCG(seed, 5))
+	draw := func(n, from, to int) (ids []int32) {
+		for range n {
+			ids = append(ids, int32(from+rng.IntN(to-from)))
+		}
+		return ids
+	}
+	pairs := make([]RewardPair, n)
+	for i := range pairs {
+		prompt := draw(1+rng.IntN(4), 0, tinyConfig.VocabSize)
+		text := func(lo, hi int) []int32 { return append(append([]int32{}, prompt...), draw(2+rng.IntN(5), lo, hi)...) }
+		pairs[i] = RewardPair{ID: string(rune('a' + i%26)), Chosen: text(0, 8), Rejected: text(12, 20), Prompt: len(prompt)}
+	}
+	return pairs
+}
+
+func rewardFit(t *testing.T, full bool) Fit {
+	c := tinyConfig
+	c.Reward = true
+	opt := DefaultOptimizer()
+	opt.LR, opt.Warmup = 0.01, 0
+	f := Fit{
+		Config: SFTConfig{Steps: 12, BatchSize: 6, Optimizer: opt}, Backend: backendtest.Go(t), Full: full, Seed: 3, Dir: t.TempDir(),
+		Model: &models.Model{Config: c, Base: models.InitWeights(c, 1)},
+	}
+	f.Start = models.Policy{Name: "base", Base: f.Model.Base}
+	if !full {
+		f.Start.Adapter = models.NewAdapter(c, models.LoRA{Rank: 2, Alpha: 4, Dropout: 0.1, Targets: []string{"all-linear"}}, 2)
+	}
+	return f
+}
+
+func TestRewardModelsLearn(t *testing.T) {
+	for name, full := range map[string]bool{"lora": false, "full": true} {
+		f := rewardFit(t, full)
+		f.Config.Steps = 40
+		first, last := Metrics{}, Metrics{}
+		f.Log = func(step int, m Metrics) error {
+			if step == 1 {
+				first = m
+			}
+			last = m
+			return nil
+		}
+		p, err := TrainReward(context.Background(), f, RewardLoss{Center: 0.01}, rewardPairs(60, 1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if math.Abs(first["loss"]-math.Ln2) > 0.05 || last["loss"] > 0.2 || last["rewards/accuracies"] < 0.999 {
+			t.Errorf("%s: loss %v (ln 2 with no knowledge) to %v, accuracy %v", name, first["loss"], last["loss"], last["rewards/accuracies"])
+		}
+		s := models.NewScorer(f.Backend, f.Model.Config, nil)
+		defer s.Finalize()
+		right := 0
+		held := rewardPairs(40, 2)
+		for _, pair := range held {
+			r, err := s.Rewards(t.Context(), p, []models.Row{pair.Row()}, 1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r[0][0] > r[0][1] {
+				right++
+			}
+		}
+		if right < 36 {
+			t.Errorf("%s: %d of 40 held-out pairs", name, right)
+		}
+		if _, err := os.Stat(f.checkpoint()); err == nil {
+			t.Errorf("%s: the checkpoint of a finished training stays", name)
+		}
+	}
+}
+
+// A reward's loss and gradient at hand-computed points: softplus and its derivative.
+func TestRewardObjective(t *testing.T) {
+	for _, c := range []struct {
+		loss             RewardLoss
+		chosen, rejected float64
+		want             float64
+	}{
+		{RewardLoss{}, 0, 0, 0.693147181},
+		{RewardLoss{}, 1.5, 0.5, 0.313261688},
+		{RewardLoss{}, -1, 1, 2.126928011},
+		{RewardLoss{LabelSmoothing: 0.1}, 1.5, 0.5, 0.413261688},
+		{RewardLoss{Center: 0.5}, 1.5, 0.5, 2.313261688},
+	} {
+		got := evalObjective(t, rewardObjective(c.loss), float32(c.chosen), float32(c.rejected))
+		if math.Abs(got-c.want) > 1e-6 {
+			t.Errorf("%+v at (%g, %g): %.9f, want %.9f", c.loss, c.chosen, c.rejected, got, c.want)
+		}
+	}
+}
+
+var errStop = errors.New("stopped here")
+
+// A training that is killed between checkpoints and continued is the uninterrupted one.
+func TestFitResumes(t *testing.T) {
+	for name, full := range map[string]bool{"lora": false, "full": true} {
+		pairs := rewardPairs(20, 1)
+		whole, err := TrainReward(context.Background(), rewardFit(t, full), RewardLoss{}, pairs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f := rewardFit(t, full)
+		f.SaveEvery = 1 // at every step
+		f.Log = func(step int, m Metrics) error {
+			if step == 7 {
+				return errStop
+			}
+			return nil
+		}
+		if _, err := TrainReward(context.Background(), f, RewardLoss{}, pairs); !errors.Is(err, errStop) {
+			t.Fatal(err)
+		}
+		began, steps := -1, 0
+		f.Begin = func(step int) error { began = step; return nil }
+		f.Log = func(step int, m Metrics) error { steps++; return nil }
+		again, err := TrainReward(context.Background(), f, RewardLoss{}, pairs)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if began != 6 || steps != 6 {
+			t.Errorf("%s: began after step %d and took %d steps, want 6 and 6", name, began, steps)
+		}
+		if again.Hash() != whole.Hash() {
+			t.Errorf("%s: the continued training ends elsewhere", name)
+		}
+
+		// Cancelled, it keeps what it has; a broken checkpoint is refused by name.
+		f.SaveEvery = 0
+		ctx, cancel := context.WithCancel(context.Background())
+		f.Log = func(step int, m Metrics) error {
+			if step == 3 {
+				cancel()
+			}
+			return nil
+		}
+		if _, err := TrainReward(ctx, f, RewardLoss{}, pairs); !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		if raw, err := os.ReadFile(filepath.Join(f.checkpoint(), stateFile)); err != nil || !strings.Contains(string(raw), `"step":3`) {
+			t.Errorf("%s: the checkpoint of a cancelled training: %s, %v", name, raw, err)
+		}
+		broken := filepath.Join(f.checkpoint(), "optimizer.safetensors")
+		if err := os.Truncate(broken, 40); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := TrainReward(context.Background(), f, RewardLoss{}, pairs); err == nil || !strings.Contains(err.Error(), broken) {
+			t.Errorf("%s: error %v, want one that names %s", name, err, broken)
+		}
+	}
+}
+
+func TestSharedRow(t *testing.T) {
+	for _, c := range []struct {
+		most int
+		a, b []int32
+		want int
+	}{
+		{3, []int32{1, 2, 3, 4}, []int32{1, 2, 3, 5, 6}, 3},
+		{9, []int32{1, 2, 3, 4}, []int32{1, 2, 3, 5, 6}, 3},
+		{3, []int32{1, 2, 3, 4}, []int32{1, 7, 3, 4}, 1},
+		{3, []int32{1, 2}, []int32{1, 2, 3}, 1}, // each keeps one
+	} {
+		row := SharedRow(c.most, c.a, c.b)
+		if len(row.Prompt) != c.want || len(row.Completions[0]) != len(c.a)-c.want || len(row.Completions[1]) != len(c.b)-c.want {
+			t.Errorf("%v: %v", c, row)
+		}
+	}
+}
+
+// evalObjective is the loss of one row.
+func evalObjective(t *testing.T, o objective, values ...float32) float64 {
+	t.Helper()
+	e := models.NewExec(backendtest.Go(t), "objective", func(_ []models.NodeSet, in []*Node) ([]models.NodeSet, []*Node) {
+		loss, _ := o.Fn(in[0], nil, nil, nil)
+		return nil, []*Node{loss}
+	})
+	defer e.Finalize()
+	_, out, err := e.Call(nil, tensors.FromFlatDataAndDimensions(values, 1, len(values)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return float64(tensors.MustCopyFlatData[float32](out[0])[0])
+}

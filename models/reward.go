@@ -1,0 +1,57 @@
+package models
+
+import (
+	"context"
+	"slices"
+
+	"github.com/gomlx/compute/dtypes"
+	op "github.com/gomlx/gomlx/core/graph"
+)
+
+// RewardHead is the weight of a reward model's scalar head, [1, hidden], as transformers' sequence classifiers name it.
+// An adapter has it among its own weights where it was trained beside the adapter (PEFT's modules_to_save).
+const RewardHead = "score.weight"
+
+// Rewards reads a reward model: the scalar head's value at the last token of each text, [B, K] float32. The inputs are
+// CompletionLogProbs's, but that every completion ends with one token more, which is not looked at: the state that would
+// predict it is the one that has seen all of the text.
+func (c *Config) Rewards(p Params, prompt, promptMask, completions, completionMask *op.Node) *op.Node {
+	batch, k, r := completions.Shape().Dim(0), completions.Shape().Dim(1), completions.Shape().Dim(2)
+	hidden := c.completionStates(&p, prompt, promptMask, completions, completionMask) // [hidden, B·K·R]
+	head, ok := p.Adapter[RewardHead]
+	if !ok {
+		head = p.weight(RewardHead)
+	}
+	values := op.Reshape(matmul(head, hidden), batch, k, r)
+	last := op.Sub(op.ReduceAndKeep(op.ConvertDType(completionMask, dtypes.Int32), op.ReduceSum, -1), op.Scalar(prompt.Graph(), dtypes.Int32, 1))
+	at := op.Equal(op.Iota(prompt.Graph(), completions.Shape(), 2), last) // [B, K, R]
+	return op.ReduceSum(op.Where(at, values, op.ZerosLike(values)), -1)
+}
+
+// RewardRow adds to every completion the token that Rewards does not look at.
+func RewardRow(row Row) Row {
+	out := Row{Prompt: row.Prompt}
+	for _, y := range row.Completions {
+		out.Completions = append(out.Completions, append(slices.Clone(y), 0))
+	}
+	return out
+}
+
+// Rewards gives a reward model's value of each text, prompt and completion, as [row][completion]. A text is judged as it
+// stands: whoever wants an end of text in it puts one there. Batches are LogProbs's.
+func (s *Scorer) Rewards(ctx context.Context, p Policy, rows []Row, batch int) ([][]float64, error) {
+	longer := make([]Row, len(rows))
+	for i, row := range rows {
+		longer[i] = RewardRow(row)
+	}
+	out := make([][]float64, len(rows))
+	exec := s.exec("reward "+p.LoRA().Key(), func(sets []NodeSet, in []*op.Node) *op.Node {
+		return s.config.Rewards(Params{Base: sets[0], Adapter: sets[1], LoRA: p.LoRA()}, in[0], in[1], in[2], in[3])
+	})
+	err := s.batches(ctx, p, exec, longer, batch, func(row int, values []float32, _ int) {
+		for _, v := range values {
+			out[row] = append(out[row], float64(v))
+		}
+	})
+	return out, err
+}

@@ -1,0 +1,190 @@
+package models
+
+import (
+	"encoding/json"
+	"errors"
+	"math"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"gobpo/models/backend/backendtest"
+)
+
+// rewardConfig is the configuration of a reward model in the shape of another.
+func rewardConfig(c Config) Config {
+	c.Reward = true
+	return c
+}
+
+// A reward depends on its own text alone: not on its batch, its row mates, the padding, or where the prompt ends.
+func TestRewardsSeeTheirTextAlone(t *testing.T) {
+	c := rewardConfig(tiny)
+	s := NewScorer(backendtest.Go(t), c, Bucket)
+	defer s.Finalize()
+	p := Policy{Base: lively(c, 1), Adapter: livelyAdapter(c, tinyLoRA, 2)}
+	rng := rand.New(rand.NewPCG(1, 2))
+	rows := randomRows(rng, 5, 2, c.VocabSize)
+	got, err := s.Rewards(t.Context(), p, rows, 4)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, row := range rows {
+		for k, y := range row.Completions {
+			text := append(append([]int32{}, row.Prompt...), y...)
+			for cut := 1; cut < len(text); cut += 3 {
+				alone, err := s.Rewards(t.Context(), p, []Row{{text[:cut], [][]int32{text[cut:]}}}, 1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if d := math.Abs(alone[0][0] - got[i][k]); !(d < 1e-4) {
+					t.Errorf("row %d, text %d, cut at %d: %g alone, %g in the batch", i, k, cut, alone[0][0], got[i][k])
+				}
+			}
+		}
+	}
+	if got[0][0] == got[0][1] || got[0][0] == got[1][0] {
+		t.Error("different texts have one reward")
+	}
+	base := p
+	base.Adapter = nil
+	without, err := s.Rewards(t.Context(), base, rows[:1], 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if without[0][0] == got[0][0] {
+		t.Error("the adapter and its head change nothing")
+	}
+	// An adapter that knows only a head gives another reward by it.
+	heads := p
+	heads.Adapter = &Adapter{LoRA: tinyLoRA, Weights: Weights{RewardHead: p.Adapter.Weights[RewardHead]}}
+	headed, err := s.Rewards(t.Context(), heads, rows[:1], 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if headed[0][0] == without[0][0] {
+		t.Error("the adapter's head is not used")
+	}
+}
+
+// What transformers and peft make of saved reward models is what we do.
+func TestPeersReadRewards(t *testing.T) {
+	python := os.Getenv("GOBPO_PYTHON")
+	if python == "" {
+		t.Skip("set GOBPO_PYTHON to a Python with torch, transformers and peft (tools/peer/install)")
+	}
+	small := func(kind string, change func(*Config)) Config {
+		f := families[kind]
+		c := tiny
+		c.Architecture, c.Activation, c.TieEmbeddings = kind, f.defaults.Activation, f.defaults.TieEmbeddings
+		change(&c)
+		return rewardConfig(c)
+	}
+	plain := func(*Config) {}
+	own := func(c *Config) { c.NumKVHeads, c.AttentionBias = c.NumHeads, true }
+	check := func(t *testing.T, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	configs := map[string]Config{
+		"llama": small("llama", plain), "mistral": small("mistral", plain), "qwen2": small("qwen2", plain), "qwen3": small("qwen3", plain),
+		"gemma": small("gemma", plain), "gemma2": small("gemma2", func(c *Config) { c.QueryPreAttnScalar, c.Window, c.Sliding = 4, 5, []bool{true, false} }),
+		"phi3":     small("phi3", plain),
+		"gpt2":     small("gpt2", func(c *Config) { c.RopeTheta, c.NumKVHeads = 0, c.NumHeads }),
+		"gpt_neox": small("gpt_neox", own),
+	}
+	b := backendtest.Go(t)
+	root := t.TempDir()
+	rng := rand.New(rand.NewPCG(3, 4))
+	var texts [][]int32
+	for n := 3; n < 9; n++ {
+		texts = append(texts, randomTokens(rng, n, tiny.VocabSize))
+	}
+	raw, err := json.Marshal(texts)
+	check(t, err)
+	check(t, os.WriteFile(filepath.Join(root, "rows.json"), raw, 0o644))
+	args := []string{filepath.Join("..", "tools", "goldens", "hf.py"), "reward", filepath.Join(root, "rows.json")}
+	var names []string
+	var want [][]float64
+	add := func(dir string, c Config, p Policy) {
+		s := NewScorer(b, c, Bucket)
+		defer s.Finalize()
+		values := make([]float64, len(texts))
+		for i, text := range texts {
+			got, err := s.Rewards(t.Context(), p, []Row{{text[:1], [][]int32{text[1:]}}}, 1)
+			check(t, err)
+			values[i] = got[0][0]
+		}
+		names, want, args = append(names, filepath.Base(dir)), append(want, values), append(args, dir)
+	}
+	for name, c := range configs {
+		check(t, c.Validate())
+		m := &Model{Config: c, Base: lively(c, 5)}
+		dir := filepath.Join(root, name)
+		check(t, m.Save(dir))
+		back, err := Load(dir, m.Base[RewardHead].DType())
+		check(t, err)
+		if !back.Config.Reward {
+			t.Fatalf("%s: read back as a language model", name)
+		}
+		add(dir, back.Config, Policy{Base: back.Base})
+	}
+	// An adapter with a head, on a language model.
+	lm := &Model{Config: tiny, Base: lively(tiny, 6)}
+	check(t, lm.Save(filepath.Join(root, "lm")))
+	adapter := livelyAdapter(rewardConfig(tiny), tinyLoRA, 7)
+	dir := filepath.Join(root, "peft")
+	check(t, adapter.Save(dir, filepath.Join(root, "lm")))
+	base, reward, err := AdapterBase(dir)
+	if err != nil || base != filepath.Join(root, "lm") || !reward {
+		t.Fatalf("base %q, reward %v, error %v", base, reward, err)
+	}
+	back, err := LoadAdapter(dir, rewardConfig(tiny))
+	check(t, err)
+	add(dir, rewardConfig(tiny), Policy{Base: lm.Base, Adapter: back})
+	if _, err := LoadAdapter(dir, tiny); err == nil || !strings.Contains(err.Error(), "SEQ_CLS") {
+		t.Errorf("a reward adapter passes for a policy's: %v", err)
+	}
+
+	out, err := exec.CommandContext(t.Context(), python, args...).Output()
+	if err != nil {
+		var e *exec.ExitError
+		if errors.As(err, &e) {
+			t.Fatalf("%v: %s", err, e.Stderr)
+		}
+		t.Fatal(err)
+	}
+	var got [][]float64
+	check(t, json.Unmarshal(out, &got))
+	for i, name := range names {
+		for r := range texts {
+			if d := math.Abs(got[i][r] - want[i][r]); !(d <= 1e-4*max(1, math.Abs(want[i][r]))) {
+				t.Errorf("%s, text %d: reward %v there, %v here", name, r, got[i][r], want[i][r])
+			}
+		}
+	}
+}
+
+func TestRewardConfigs(t *testing.T) {
+	const llama = `{"model_type":"llama","vocab_size":8,"hidden_size":8,"intermediate_size":8,"num_hidden_layers":1,"num_attention_heads":2,`
+	for text, want := range map[string]string{
+		llama + `"architectures":["LlamaForSequenceClassification"],"id2label":{"0":"LABEL_0"}}`:           "",
+		llama + `"architectures":["LlamaForSequenceClassification"],"num_labels":1}`:                       "",
+		llama + `"architectures":["LlamaForSequenceClassification"]}`:                                      "id2label: a classifier of 2 labels is no reward model",
+		llama + `"architectures":["LlamaForSequenceClassification"],"id2label":{"0":"a","1":"b","2":"c"}}`: "id2label: a classifier of 3 labels",
+		llama + `"architectures":["LlamaForCausalLM"],"id2label":{"0":"LABEL_0","1":"LABEL_1"}}`:           "lm",
+	} {
+		c, err := parseHFConfig([]byte(text))
+		switch {
+		case want == "" && (err != nil || !c.Reward), want == "lm" && (err != nil || c.Reward):
+			t.Errorf("%s: reward %v, error %v", text, c.Reward, err)
+		case want != "" && want != "lm" && (err == nil || !strings.HasPrefix(err.Error(), want)):
+			t.Errorf("%s: error %v, want %q", text, err, want)
+		}
+	}
+}
