@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 
@@ -29,7 +30,7 @@ func rewardPairs(n int, seed uint64) []RewardPair {
 	for i := range pairs {
 		prompt := draw(1+rng.IntN(4), 0, tinyConfig.VocabSize)
 		text := func(lo, hi int) []int32 { return append(append([]int32{}, prompt...), draw(2+rng.IntN(5), lo, hi)...) }
-		pairs[i] = RewardPair{ID: string(rune('a' + i%26)), Chosen: text(0, 8), Rejected: text(12, 20), Prompt: len(prompt)}
+		pairs[i] = RewardPair{ID: string(rune('a' + i%26)), Row: SharedRow(99, len(prompt), text(0, 8), text(12, 20))}
 	}
 	return pairs
 }
@@ -74,7 +75,7 @@ func TestRewardModelsLearn(t *testing.T) {
 		right := 0
 		held := rewardPairs(40, 2)
 		for _, pair := range held {
-			r, err := s.Rewards(t.Context(), p, []models.Row{pair.Row()}, 1)
+			r, err := s.Rewards(t.Context(), p, []models.Row{pair.Row}, 1)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -172,18 +173,20 @@ func TestFitResumes(t *testing.T) {
 }
 
 func TestSharedRow(t *testing.T) {
+	ids := func(n ...int32) []int32 { return n }
 	for _, c := range []struct {
-		most int
-		a, b []int32
-		want int
+		limit, shared int
+		a, b          []int32
+		want          models.Row
 	}{
-		{3, []int32{1, 2, 3, 4}, []int32{1, 2, 3, 5, 6}, 3},
-		{9, []int32{1, 2, 3, 4}, []int32{1, 2, 3, 5, 6}, 3},
-		{3, []int32{1, 2, 3, 4}, []int32{1, 7, 3, 4}, 1},
-		{3, []int32{1, 2}, []int32{1, 2, 3}, 1}, // each keeps one
+		{9, 3, ids(1, 2, 3, 4), ids(1, 2, 3, 5, 6), models.Row{Prompt: ids(1, 2, 3), Completions: [][]int32{ids(4), ids(5, 6)}}},
+		{9, 9, ids(1, 2, 3, 4), ids(1, 2, 3, 5, 6), models.Row{Prompt: ids(1, 2, 3), Completions: [][]int32{ids(4), ids(5, 6)}}},
+		{9, 2, ids(1, 2, 3, 4), ids(1, 2, 3, 5, 6), models.Row{Prompt: ids(1, 2), Completions: [][]int32{ids(3, 4), ids(3, 5, 6)}}},
+		{9, 3, ids(1, 2), ids(1, 2, 3), models.Row{Prompt: ids(1), Completions: [][]int32{ids(2), ids(2, 3)}}},                    // each keeps one
+		{4, 3, ids(1, 2, 3, 4), ids(1, 2, 3, 5, 6), models.Row{Prompt: ids(2, 3), Completions: [][]int32{ids(4), ids(5, 6)}}},       // the start goes
+		{2, 3, ids(1, 2, 3, 4), ids(1, 2, 3, 5, 6), models.Row{Prompt: ids(3), Completions: [][]int32{ids(4), ids(5)}}},             // then the end
 	} {
-		row := SharedRow(c.most, c.a, c.b)
-		if len(row.Prompt) != c.want || len(row.Completions[0]) != len(c.a)-c.want || len(row.Completions[1]) != len(c.b)-c.want {
+		if row := SharedRow(c.limit, c.shared, c.a, c.b); !reflect.DeepEqual(row, c.want) {
 			t.Errorf("%v: %v", c, row)
 		}
 	}

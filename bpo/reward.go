@@ -9,22 +9,19 @@ import (
 	"gobpo/models"
 )
 
-// RewardPair is a preference as a reward model reads it: the ids of both texts, whole, with their ends.
+// RewardPair is a preference as a reward model reads it: two texts, prompt and completion, the chosen one first.
 type RewardPair struct {
-	ID               string
-	Chosen, Rejected []int32 // prompt and completion
-	Prompt           int     // tokens of the prompt, at the start of both
+	ID  string
+	Row models.Row
 }
 
-// Row gives the pair's texts as a row of two completions. They share what they begin with, the prompt at most.
-func (p RewardPair) Row() models.Row { return SharedRow(p.Prompt, p.Chosen, p.Rejected) }
-
-// SharedRow makes a row of texts that begin alike, so that their beginning, most tokens at the most, is computed once.
-// Every text keeps a token of its own.
-func SharedRow(most int, texts ...[]int32) models.Row {
-	n := min(most, len(texts[0])-1)
-	for _, t := range texts[1:] {
-		n = min(n, len(t)-1)
+// SharedRow makes a row of texts that begin alike, with at most shared tokens, so that their beginning is computed once.
+// Every text keeps a token of its own. Texts of more than limit tokens lose their beginning, all as much, but for its last
+// token; what is then still too long loses its end.
+func SharedRow(limit, shared int, texts ...[]int32) models.Row {
+	n, longest := shared, 0
+	for _, t := range texts {
+		n, longest = min(n, len(t)-1), max(longest, len(t))
 		for i := range n {
 			if t[i] != texts[0][i] {
 				n = i
@@ -32,9 +29,10 @@ func SharedRow(most int, texts ...[]int32) models.Row {
 			}
 		}
 	}
-	row := models.Row{Prompt: texts[0][:n]}
+	cut := max(0, min(longest-limit, n-1))
+	row := models.Row{Prompt: texts[0][cut:n]}
 	for _, t := range texts {
-		row.Completions = append(row.Completions, t[n:])
+		row.Completions = append(row.Completions, t[n:min(len(t), limit+cut)])
 	}
 	return row
 }
@@ -64,14 +62,10 @@ func (c RewardLoss) Validate() error {
 func TrainReward(ctx context.Context, f Fit, loss RewardLoss, pairs []RewardPair) (models.Policy, error) {
 	rows := make([]example, len(pairs))
 	for i, p := range pairs {
-		if len(p.Chosen) < 2 || len(p.Rejected) < 2 || p.Prompt < 1 {
-			return f.Start, fmt.Errorf("reward: pair %s has a text of fewer than two tokens, or no prompt", p.ID)
+		if len(p.Row.Completions) != 2 {
+			return f.Start, fmt.Errorf("reward: pair %s has %d texts", p.ID, len(p.Row.Completions))
 		}
-		row := p.Row()
-		if err := f.Model.Config.CheckLength(len(row.Prompt) + max(len(row.Completions[0]), len(row.Completions[1]))); err != nil {
-			return f.Start, fmt.Errorf("reward: pair %s: %w", p.ID, err)
-		}
-		rows[i] = example{id: p.ID, row: models.RewardRow(row)}
+		rows[i] = example{id: p.ID, row: models.RewardRow(p.Row)}
 	}
 	return f.run(ctx, "reward", rewardObjective(loss), rows, func(batch []example) {
 		for i := range batch {

@@ -25,6 +25,27 @@ func LoadPrompts(path string) ([]Prompt, error) {
 	return prompts, nil
 }
 
+// LoadPreferences reads all pairs of a file as LoadPrompts does: Parquet of schema preferences/v1, or any layout of pairs
+// that an import knows.
+func LoadPreferences(path string) ([]Preference, error) {
+	var pairs []Preference
+	for r, err := range convertAll(path, "auto") {
+		switch {
+		case err != nil:
+			return nil, err
+		case r.skip != "":
+			return nil, fmt.Errorf("%s: %s (`bpo data import` counts and leaves out such rows)", r.at, r.skip)
+		case r.pair == nil:
+			return nil, fmt.Errorf("%s: a prompt, not a pair of a chosen and a rejected text", r.at)
+		}
+		pairs = append(pairs, *r.pair)
+	}
+	if len(pairs) == 0 {
+		return nil, fmt.Errorf("%s: no pairs in it", path)
+	}
+	return pairs, nil
+}
+
 func promptsOf(path string) iter.Seq2[Prompt, error] {
 	return func(yield func(Prompt, error) bool) {
 		for r, err := range convertAll(path, "auto") {

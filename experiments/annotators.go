@@ -6,12 +6,14 @@ import (
 	"gobpo/bpo/annotate"
 )
 
-// newAnnotator builds an annotator of the configuration; gold is the reward of the task, or nil.
-func newAnnotator(c annotate.Config, gold func(prompt, completion string) float64) (annotate.Annotator, error) {
-	if gold == nil {
-		return annotate.New(c)
+// newAnnotator builds an annotator of a configuration; gold is the reward of the task, or nil. Reward models are opened
+// by the session, on the backend of that name.
+func (s *Session) newAnnotator(c annotate.Config, gold func(prompt, completion string) float64, backend string) (annotate.Annotator, error) {
+	kinds := []annotate.Kind{rewardKind(s, backend)}
+	if gold != nil {
+		kinds = append(kinds, annotate.Gold(gold))
 	}
-	return annotate.New(c, annotate.Gold(gold))
+	return annotate.New(c, kinds...)
 }
 
 // validateAnnotators builds both annotators once, which finds every mistake in their options.
@@ -20,10 +22,10 @@ func (c *Config) validateAnnotators() error {
 	if c.Task.Name != "" {
 		gold = func(string, string) float64 { return 0 }
 	}
-	if _, err := newAnnotator(c.Annotator, gold); err != nil {
+	if _, err := new(Session).newAnnotator(c.Annotator, gold, c.Backend); err != nil {
 		return fmt.Errorf("annotator.%w", err)
 	}
-	if _, err := newAnnotator(c.Eval.Annotator, gold); err != nil {
+	if _, err := new(Session).newAnnotator(c.Eval.Annotator, gold, c.Backend); err != nil {
 		return fmt.Errorf("eval.annotator.%w", err)
 	}
 	return nil

@@ -229,11 +229,13 @@ func (c *Config) offline() bool { return c.OfflinePath() != "" }
 
 // YAML is the resolved configuration as a file that loads to the same configuration; keys are in the struct's
 // order, so equal configurations have equal bytes.
-func (c Config) YAML() ([]byte, error) {
+func (c Config) YAML() ([]byte, error) { return encodeYAML(c) }
+
+func encodeYAML(v any) ([]byte, error) {
 	var out bytes.Buffer
 	e := yaml.NewEncoder(&out)
 	e.SetIndent(2)
-	if err := e.Encode(c); err != nil {
+	if err := e.Encode(v); err != nil {
 		return nil, fmt.Errorf("write the configuration: %w", err)
 	}
 	return out.Bytes(), e.Close()

@@ -82,6 +82,15 @@ func (s *Session) Load(ctx context.Context, b compute.Backend, path, dtype strin
 	return m, m.err
 }
 
+// loadPolicy is Load for a model that shall write texts.
+func (s *Session) loadPolicy(ctx context.Context, b compute.Backend, path, dtype string) (*base, error) {
+	m, err := s.Load(ctx, b, path, dtype)
+	if err == nil && m.model.Config.Reward {
+		return nil, fmt.Errorf("model.path: %s is a reward model, which writes no texts", path)
+	}
+	return m, err
+}
+
 func (m *base) load(ctx context.Context, s *Session, b compute.Backend, path, dtype string) (err error) {
 	if path, err = s.locate(ctx, path); err != nil {
 		return err

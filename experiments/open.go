@@ -49,7 +49,7 @@ func (s *Session) OpenPolicy(ctx context.Context, path, dtype, chat string) (*Po
 	if err != nil {
 		return nil, err
 	}
-	m, err := s.Load(ctx, b, path, dtype)
+	m, err := s.loadPolicy(ctx, b, path, dtype)
 	if err != nil {
 		return nil, err
 	}
@@ -115,8 +115,8 @@ func (s *Session) EvaluateRun(ctx context.Context, path string, useEval bool, ad
 }
 
 // CompareTexts judges outputs that are already there.
-func CompareTexts(ctx context.Context, outputs []data.Completion, c EvalConfig) (Evaluation, error) {
-	a, err := newAnnotator(c.Annotator, nil)
+func (s *Session) CompareTexts(ctx context.Context, outputs []data.Completion, c EvalConfig) (Evaluation, error) {
+	a, err := s.newAnnotator(c.Annotator, nil, "auto")
 	if err != nil {
 		return Evaluation{}, fmt.Errorf("annotator.%w", err)
 	}

@@ -15,6 +15,7 @@ import (
 
 // trial is one run with everything it needs in place.
 type trial struct {
+	session           *Session
 	cfg               *Config
 	backend           compute.Backend
 	base              *base
@@ -40,7 +41,7 @@ func (s *Session) Execute(ctx context.Context, t Trial, dir *RunDir, ui UI) (Res
 
 // prepare sets a trial up, up to but not including its training.
 func (s *Session) prepare(ctx context.Context, cfg Config, dir *RunDir, ui UI) (*trial, error) {
-	r := &trial{cfg: &cfg, dir: dir, ui: ui, study: filepath.Dir(dir.Path)}
+	r := &trial{session: s, cfg: &cfg, dir: dir, ui: ui, study: filepath.Dir(dir.Path)}
 	var err error
 	if r.corpus, err = loadCorpus(&cfg); err != nil {
 		return nil, err
@@ -74,7 +75,7 @@ func (s *Session) prepare(ctx context.Context, cfg Config, dir *RunDir, ui UI) (
 			return nil, err
 		}
 	}
-	if r.base, err = s.Load(ctx, r.backend, path, cfg.Model.DType); err != nil {
+	if r.base, err = s.loadPolicy(ctx, r.backend, path, cfg.Model.DType); err != nil {
 		return nil, err
 	}
 	if most := r.base.model.Config.MaxPositions; cfg.MaxPromptTokens+cfg.MaxCompletionTokens > most {
@@ -96,7 +97,7 @@ func (s *Session) prepare(ctx context.Context, cfg Config, dir *RunDir, ui UI) (
 	if r.start, err = startPolicies(ctx, &cfg, r.backend, r.base, r.study, r.corpus, ui); err != nil {
 		return nil, err
 	}
-	annotator, err := newAnnotator(cfg.Eval.Annotator, r.corpus.gold)
+	annotator, err := s.newAnnotator(cfg.Eval.Annotator, r.corpus.gold, cfg.Backend)
 	if err != nil {
 		return nil, fmt.Errorf("eval.annotator.%w", err)
 	}
@@ -145,7 +146,7 @@ func (r *trial) run(ctx context.Context) (Result, error) {
 	if err := r.initial(ctx, &result); err != nil {
 		return result, err
 	}
-	annotator, err := newAnnotator(r.cfg.Annotator, r.corpus.gold)
+	annotator, err := r.session.newAnnotator(r.cfg.Annotator, r.corpus.gold, r.cfg.Backend)
 	if err != nil {
 		return result, fmt.Errorf("annotator.%w", err)
 	}

@@ -28,6 +28,20 @@ func (c *Config) Rewards(p Params, prompt, promptMask, completions, completionMa
 	return op.ReduceSum(op.Where(at, values, op.ZerosLike(values)), -1)
 }
 
+// RewardBase is a set of all weights for a reward model to be trained from this one: without the vocabulary's head, and
+// with a scalar one, N(0, 0.02²), unless it is there.
+func (m *Model) RewardBase(seed uint64) Weights {
+	base := Weights{}
+	for name := range m.Config.Shapes() {
+		base[name] = m.Base[name]
+	}
+	if base[RewardHead] == nil {
+		rng := rngFor(seed, RewardHead)
+		base[RewardHead] = fillWeights([]int{1, m.Config.HiddenSize}, func() float32 { return float32(rng.NormFloat64() * initStd) })
+	}
+	return base
+}
+
 // RewardRow adds to every completion the token that Rewards does not look at.
 func RewardRow(row Row) Row {
 	out := Row{Prompt: row.Prompt}

@@ -57,7 +57,7 @@ file whose rows run in parallel with the outputs (a text file has one output a l
 				}
 				var rows []data.Completion
 				if rows, err = outputsFrom(cmd, args[0], references); err == nil {
-					e, err = experiments.CompareTexts(cmd.Context(), rows, experiments.EvalConfig{Annotator: a, Bootstrap: bootstrap})
+					e, err = newSession(cmd).CompareTexts(cmd.Context(), rows, experiments.EvalConfig{Annotator: a, Bootstrap: bootstrap})
 				}
 			}
 			if err != nil {
