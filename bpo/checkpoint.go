@@ -23,12 +23,13 @@ import (
 // state is where a run stands, beside its tensors. Randomness needs no state: every draw is a function of the seed
 // and of counters that follow from Step.
 type state struct {
-	Step             int    `json:"step"`  // optimizer steps done
-	Phase            int    `json:"phase"` // collection phase the behavior policy belongs to
-	BehaviorVersion  int    `json:"behavior_version"`
-	ReferenceVersion int    `json:"reference_version"`
-	Learners         int    `json:"learners"`
-	Loss             string `json:"loss"`
+	Step             int     `json:"step"`  // optimizer steps done
+	Phase            int     `json:"phase"` // collection phase the behavior policy belongs to
+	BehaviorVersion  int     `json:"behavior_version"`
+	ReferenceVersion int     `json:"reference_version"`
+	Learners         int     `json:"learners"`
+	Loss             string  `json:"loss"`
+	Beta             float64 `json:"beta,omitempty"` // of an adaptive schedule
 }
 
 const (
@@ -130,7 +131,7 @@ func (r *run) save(learners []*learner, behavior versioned, ref *reference, step
 		}
 		text, err := json.MarshalIndent(state{
 			Step: step, Phase: phase, BehaviorVersion: behavior.version, ReferenceVersion: ref.version,
-			Learners: len(learners), Loss: r.cfg.Loss.String(),
+			Learners: len(learners), Loss: r.cfg.Loss.String(), Beta: r.beta,
 		}, "", "  ")
 		if err != nil {
 			return err
@@ -188,6 +189,9 @@ func (r *run) load(learners []*learner, behavior *versioned, ref *reference) (st
 		ref.version = st.ReferenceVersion
 	}
 	behavior.version = st.BehaviorVersion
+	if st.Beta > 0 {
+		r.beta = st.Beta
+	}
 	return st, true, nil
 }
 

@@ -62,8 +62,13 @@ type LossConfig struct {
 	Name string `mapstructure:"name" yaml:"name"`
 	// Beta is the proximity coefficient β > 0: larger stays closer to the reference.
 	Beta float64 `mapstructure:"beta" yaml:"beta"`
+	// Schedule moves β during the run.
+	Schedule BetaSchedule `mapstructure:"schedule" yaml:"schedule,omitempty"`
 	// LabelSmoothing is the assumed share of flipped labels, in [0, 0.5).
 	LabelSmoothing float64 `mapstructure:"label_smoothing" yaml:"label_smoothing"`
+	// SoftLabels τ > 0 takes a pair with probability p = σ((score_w − score_l)/τ) as it is labelled and with 1−p the other way
+	// round: p·L(h) + (1−p)·L(−h), cDPO with a label smoothing of each pair's own. 0: the label counts alone.
+	SoftLabels float64 `mapstructure:"soft_labels" yaml:"soft_labels,omitempty"`
 	// Length is how token log-probs become sequence log-probs: "sum", "mean", or "default" (the loss's own).
 	Length string `mapstructure:"length" yaml:"length"`
 	// Weighting "wpo" weighs each pair by exp(l̄_w + l̄_l), l̄ the policy's per-token means, which takes no gradient: WPO
@@ -191,6 +196,9 @@ func (c *Config) Validate() error {
 	}
 	lossErr := func() error {
 		loss, err := c.Loss.resolve()
+		if err == nil && c.Loss.Schedule.Name == "adaptive" && c.OfflinePath() != "" {
+			err = fmt.Errorf("loss.schedule.name: adaptive follows the KL to the behavior, which given pairs do not tell")
+		}
 		if err == nil && loss.Coupled && c.Micro() < c.BatchSize {
 			err = fmt.Errorf("micro_batch: the loss %s compares the pairs of a step with each other and needs them in one call; set 0 instead of %d", loss.Name, c.MicroBatch)
 		}

@@ -182,9 +182,9 @@ func TestSharedRow(t *testing.T) {
 		{9, 3, ids(1, 2, 3, 4), ids(1, 2, 3, 5, 6), models.Row{Prompt: ids(1, 2, 3), Completions: [][]int32{ids(4), ids(5, 6)}}},
 		{9, 9, ids(1, 2, 3, 4), ids(1, 2, 3, 5, 6), models.Row{Prompt: ids(1, 2, 3), Completions: [][]int32{ids(4), ids(5, 6)}}},
 		{9, 2, ids(1, 2, 3, 4), ids(1, 2, 3, 5, 6), models.Row{Prompt: ids(1, 2), Completions: [][]int32{ids(3, 4), ids(3, 5, 6)}}},
-		{9, 3, ids(1, 2), ids(1, 2, 3), models.Row{Prompt: ids(1), Completions: [][]int32{ids(2), ids(2, 3)}}},                    // each keeps one
-		{4, 3, ids(1, 2, 3, 4), ids(1, 2, 3, 5, 6), models.Row{Prompt: ids(2, 3), Completions: [][]int32{ids(4), ids(5, 6)}}},       // the start goes
-		{2, 3, ids(1, 2, 3, 4), ids(1, 2, 3, 5, 6), models.Row{Prompt: ids(3), Completions: [][]int32{ids(4), ids(5)}}},             // then the end
+		{9, 3, ids(1, 2), ids(1, 2, 3), models.Row{Prompt: ids(1), Completions: [][]int32{ids(2), ids(2, 3)}}},                // each keeps one
+		{4, 3, ids(1, 2, 3, 4), ids(1, 2, 3, 5, 6), models.Row{Prompt: ids(2, 3), Completions: [][]int32{ids(4), ids(5, 6)}}}, // the start goes
+		{2, 3, ids(1, 2, 3, 4), ids(1, 2, 3, 5, 6), models.Row{Prompt: ids(3), Completions: [][]int32{ids(4), ids(5)}}},       // then the end
 	} {
 		if row := SharedRow(c.limit, c.shared, c.a, c.b); !reflect.DeepEqual(row, c.want) {
 			t.Errorf("%v: %v", c, row)

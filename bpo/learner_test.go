@@ -50,7 +50,7 @@ func tinyPairs(n int, seed uint64) []example {
 		w, l := 1+rng.IntN(9), 1+rng.IntN(9)
 		rows[i] = example{
 			id: string(rune('a' + i)), row: models.Row{Prompt: ids(1 + rng.IntN(12)), Completions: [][]int32{ids(w), ids(l)}},
-			weight: 1 / float64(n), extra: []float32{-3 * float32(w), -3 * float32(l)},
+			weight: 1 / float64(n), extra: []float32{-3 * float32(w), -3 * float32(l), 0.5},
 		}
 	}
 	return rows

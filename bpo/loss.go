@@ -17,6 +17,15 @@ type Logps struct {
 	RefChosen, RefRejected *Node // under the reference (in BPO: the behavior LLM π_β)
 	ChosenLen, RejectedLen *Node // scored tokens, ≥ 1
 	Weight                 *Node // share of the step's loss, 0 for a row of padding; nil: every row is real
+	Beta                   *Node // the proximity coefficient β, of each pair; Apply fills in LossConfig.Beta where it is nil
+	Prob                   *Node // that chosen is the better one, for LossConfig.SoftLabels; nil: it is certain
+}
+
+// Swapped has chosen and rejected changed about.
+func (l Logps) Swapped() Logps {
+	l.Chosen, l.Rejected, l.RefChosen, l.RefRejected = l.Rejected, l.Chosen, l.RefRejected, l.RefChosen
+	l.ChosenLen, l.RejectedLen = l.RejectedLen, l.ChosenLen
+	return l
 }
 
 // Ratios are r = log π_θ(y|x) − log π_ref(y|x) of the chosen and the rejected completion, [batch] each; h is their difference.
@@ -115,11 +124,17 @@ func (c LossConfig) Apply(l Logps) *Node {
 	if err != nil {
 		panic(err)
 	}
+	if l.Beta == nil {
+		l.Beta = MulScalar(OnesLike(l.Chosen), c.Beta)
+	}
 	pooled, means := l, l.PerToken()
 	if c.pooling(loss) == "mean" {
 		pooled = means
 	}
 	out := loss.Fn(pooled, c)
+	if c.SoftLabels > 0 && l.Prob != nil {
+		out = Add(Mul(out, l.Prob), Mul(loss.Fn(pooled.Swapped(), c), OneMinus(l.Prob)))
+	}
 	if c.Weighting == "wpo" {
 		out = Mul(out, StopGradient(Exp(Add(means.Chosen, means.Rejected))))
 	}
@@ -138,6 +153,12 @@ func (c LossConfig) String() string {
 	s := fmt.Sprintf("%s (beta=%g, length=%s", c.Name, c.Beta, c.pooling(loss))
 	if c.LabelSmoothing != 0 {
 		s += fmt.Sprintf(", label_smoothing=%g", c.LabelSmoothing)
+	}
+	if c.Schedule.Name != "" {
+		s += fmt.Sprintf(", schedule=%+v", c.Schedule)
+	}
+	if c.SoftLabels != 0 {
+		s += fmt.Sprintf(", soft_labels=%g", c.SoftLabels)
 	}
 	if c.Weighting != "" {
 		s += ", weighting=" + c.Weighting
@@ -169,6 +190,15 @@ func (c LossConfig) resolve() (Loss, error) {
 	}
 	if c.LabelSmoothing < 0 || c.LabelSmoothing >= 0.5 {
 		return loss, fmt.Errorf("loss.label_smoothing: must be in [0, 0.5), got %g", c.LabelSmoothing)
+	}
+	if !(c.SoftLabels >= 0) || math.IsInf(c.SoftLabels, 0) {
+		return loss, fmt.Errorf("loss.soft_labels: a temperature of scores, must not be negative, got %g", c.SoftLabels)
+	}
+	if c.SoftLabels > 0 && (loss.Coupled || c.LabelSmoothing > 0) {
+		return loss, fmt.Errorf("loss.soft_labels: not with label_smoothing, nor with the loss %q if it compares the pairs of a step with each other", c.Name)
+	}
+	if err := c.Schedule.validate(); err != nil {
+		return loss, err
 	}
 	switch c.Length {
 	case "", "default", "sum", "mean":

@@ -19,12 +19,12 @@ func init() {
 	})
 }
 
-func apoZero(l Logps, c LossConfig) *Node {
+func apoZero(l Logps, _ LossConfig) *Node {
 	chosen, rejected := l.Ratios()
-	return Add(Sigmoid(MulScalar(chosen, -c.Beta)), Sigmoid(MulScalar(rejected, c.Beta)))
+	return Add(Sigmoid(Neg(Mul(chosen, l.Beta))), Sigmoid(Mul(rejected, l.Beta)))
 }
 
-func apoDown(l Logps, c LossConfig) *Node {
+func apoDown(l Logps, _ LossConfig) *Node {
 	chosen, _ := l.Ratios()
-	return Add(Sigmoid(MulScalar(chosen, c.Beta)), Sigmoid(MulScalar(l.Margin(), -c.Beta)))
+	return Add(Sigmoid(Mul(chosen, l.Beta)), Sigmoid(Neg(Mul(l.Margin(), l.Beta))))
 }

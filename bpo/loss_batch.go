@@ -36,7 +36,7 @@ func aot(l Logps, c LossConfig) *Node {
 	// match[i, j]: the reference's j-th margin has the rank of the policy's i-th.
 	match := Equal(InsertAxes(ranks(policy, real), 1), InsertAxes(ranks(ref, real), 0)) // [batch, batch]
 	matched := ReduceSum(Mul(ConvertDType(match, ref.DType()), InsertAxes(ref, 0)), 1)  // [batch]
-	bh := MulScalar(Sub(policy, matched), c.Beta)
+	bh := Mul(Sub(policy, matched), l.Beta)
 	return Add(MulScalar(softplus(Neg(bh)), 1-c.LabelSmoothing), MulScalar(softplus(bh), c.LabelSmoothing))
 }
 
@@ -50,13 +50,13 @@ func ranks(x, real *Node) *Node {
 	return ReduceSum(ConvertDType(before, dtypes.Int32), 1)
 }
 
-func kto(l Logps, c LossConfig) *Node {
+func kto(l Logps, _ LossConfig) *Node {
 	chosen, rejected := l.Ratios()
 	real := ConvertDType(l.real(), chosen.DType())
 	drift := func(r *Node) *Node { // [], an estimate of KL(π_θ ‖ π_ref)
 		return StopGradient(MaxScalar(Div(ReduceAllSum(Mul(r, real)), ReduceAllSum(real)), 0))
 	}
-	up := Sigmoid(MulScalar(Sub(chosen, drift(rejected)), -c.Beta))
-	down := Sigmoid(MulScalar(Sub(drift(chosen), rejected), -c.Beta))
+	up := Sigmoid(Neg(Mul(Sub(chosen, drift(rejected)), l.Beta)))
+	down := Sigmoid(Neg(Mul(Sub(drift(chosen), rejected), l.Beta)))
 	return MulScalar(Add(up, down), 0.5)
 }

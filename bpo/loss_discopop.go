@@ -18,7 +18,7 @@ func init() {
 }
 
 func discopop(l Logps, c LossConfig) *Node {
-	bh := MulScalar(l.Margin(), c.Beta)
+	bh := Mul(l.Margin(), l.Beta)
 	gate := DivScalar(bh, c.Param("tau"))
 	logistic := Mul(softplus(Neg(bh)), Sigmoid(Neg(gate)))
 	exponential := Exp(Neg(Add(bh, softplus(Neg(gate))))) // m·exp(−βh) in one exponent, which is finite for βh → −∞

@@ -20,7 +20,7 @@ func init() {
 }
 
 func dpo(l Logps, c LossConfig) *Node {
-	return bradleyTerry(MulScalar(l.Margin(), c.Beta), c.LabelSmoothing) // of βh [batch]
+	return bradleyTerry(Mul(l.Margin(), l.Beta), c.LabelSmoothing) // of βh [batch]
 }
 
 // bradleyTerry is −(1−ε)·ln σ(x) − ε·ln σ(−x).

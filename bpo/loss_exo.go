@@ -25,7 +25,7 @@ func init() {
 }
 
 func exo(l Logps, c LossConfig) *Node {
-	bh, eps := MulScalar(l.Margin(), c.Beta), c.Param("epsilon")
+	bh, eps := Mul(l.Margin(), l.Beta), c.Param("epsilon")
 	part := func(x *Node, p float64) *Node { return Mul(Sigmoid(x), AddScalar(Neg(softplus(Neg(x))), -math.Log(p))) } // q·ln(q/p)
 	return Add(part(bh, 1-eps), part(Neg(bh), eps))
 }

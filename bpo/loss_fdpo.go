@@ -14,7 +14,7 @@ func init() {
 			Name: name, Doc: "-ln σ(β[g(r_w) - g(r_l)]), " + doc + " (f-DPO, arXiv 2309.16240), r = log π_θ - log π_ref", Length: "sum", Params: params,
 			Fn: func(l Logps, c LossConfig) *Node {
 				chosen, rejected := l.Ratios()
-				return softplus(MulScalar(Sub(g(chosen, c), g(rejected, c)), -c.Beta))
+				return softplus(Neg(Mul(Sub(g(chosen, c), g(rejected, c)), l.Beta)))
 			},
 			Identity: func(LossConfig) float64 { return math.Ln2 },
 		})

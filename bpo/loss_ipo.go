@@ -13,6 +13,6 @@ func init() {
 	})
 }
 
-func ipo(l Logps, c LossConfig) *Node {
-	return Square(AddScalar(l.Margin(), -1/(2*c.Beta)))
+func ipo(l Logps, _ LossConfig) *Node {
+	return Square(Sub(l.Margin(), DivScalar(Inverse(l.Beta), 2)))
 }

@@ -16,8 +16,8 @@ func init() {
 	})
 }
 
-func nca(l Logps, c LossConfig) *Node {
+func nca(l Logps, _ LossConfig) *Node {
 	chosen, rejected := l.Ratios()
-	chosen, rejected = MulScalar(chosen, c.Beta), MulScalar(rejected, c.Beta)
+	chosen, rejected = Mul(chosen, l.Beta), Mul(rejected, l.Beta)
 	return Add(softplus(Neg(chosen)), MulScalar(Add(softplus(chosen), softplus(rejected)), 0.5))
 }

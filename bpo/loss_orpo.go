@@ -12,9 +12,9 @@ func init() {
 	})
 }
 
-func orpo(l Logps, c LossConfig) *Node {
+func orpo(l Logps, _ LossConfig) *Node {
 	odds := Sub(logOdds(l.Chosen), logOdds(l.Rejected))
-	return Sub(MulScalar(softplus(Neg(odds)), c.Beta), l.Chosen)
+	return Sub(Mul(softplus(Neg(odds)), l.Beta), l.Chosen)
 }
 
 // logOdds is ln(p/(1−p)) of x = ln p. A p above 1 − 10⁻⁶, which rounding could make 1, counts as that.

@@ -20,7 +20,7 @@ func init() {
 }
 
 func robust(l Logps, c LossConfig) *Node {
-	bh, eps := MulScalar(l.Margin(), c.Beta), c.LabelSmoothing
+	bh, eps := Mul(l.Margin(), l.Beta), c.LabelSmoothing
 	loss := Sub(MulScalar(softplus(Neg(bh)), 1-eps), MulScalar(softplus(bh), eps))
 	return DivScalar(loss, 1-2*eps)
 }

@@ -14,6 +14,6 @@ func init() {
 }
 
 func simpo(l Logps, c LossConfig) *Node {
-	margin := MulScalar(Sub(l.Chosen, l.Rejected), c.Beta) // [batch]
+	margin := Mul(Sub(l.Chosen, l.Rejected), l.Beta) // [batch]
 	return softplus(Neg(AddScalar(margin, -c.Param("gamma"))))
 }

@@ -12,6 +12,6 @@ func init() {
 	})
 }
 
-func slic(l Logps, c LossConfig) *Node {
-	return MaxScalar(AddScalar(MulScalar(l.Margin(), -c.Beta), 1), 0)
+func slic(l Logps, _ LossConfig) *Node {
+	return MaxScalar(AddScalar(Neg(Mul(l.Margin(), l.Beta)), 1), 0)
 }

@@ -12,7 +12,8 @@ func init() {
 	})
 }
 
-func sppo(l Logps, c LossConfig) *Node {
+func sppo(l Logps, _ LossConfig) *Node {
 	chosen, rejected := l.Ratios()
-	return Add(Square(AddScalar(chosen, -0.5/c.Beta)), Square(AddScalar(rejected, 0.5/c.Beta)))
+	half := DivScalar(Inverse(l.Beta), 2)
+	return Add(Square(Sub(chosen, half)), Square(Add(rejected, half)))
 }

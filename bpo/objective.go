@@ -7,11 +7,14 @@ import (
 )
 
 // preferenceObjective is a DAP loss on pairs: completion 0 of a row is chosen, 1 rejected.
-// Its extra inputs are the reference's sequence log-probs of both, [batch] float32 each.
+// Its extra inputs, [batch] float32 each, are the reference's sequence log-probs of both, β and, for soft labels, the
+// probability that chosen is the better one.
 // Metrics are named and defined as in TRL: rewards are β(log π_θ − log π_ref).
 func preferenceObjective(c LossConfig) objective {
+	key := c
+	key.Beta, key.Schedule = 1, BetaSchedule{} // β is an input: all of a sweep's share one function
 	return objective{
-		Key:     fmt.Sprintf("%+v", c),
+		Key:     fmt.Sprintf("%+v", key),
 		Metrics: []string{"rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"},
 		Fn: func(logps, lens, weight *Node, extra []*Node) (*Node, []*Node) {
 			sums := ReduceSum(logps, -1) // [batch, 2]
@@ -19,10 +22,13 @@ func preferenceObjective(c LossConfig) objective {
 			l := Logps{
 				Chosen: at(sums, 0), Rejected: at(sums, 1),
 				RefChosen: extra[0], RefRejected: extra[1],
-				ChosenLen: at(lens, 0), RejectedLen: at(lens, 1), Weight: weight,
+				ChosenLen: at(lens, 0), RejectedLen: at(lens, 1), Weight: weight, Beta: extra[2],
 			}
-			chosen := MulScalar(Sub(l.Chosen, l.RefChosen), c.Beta)
-			rejected := MulScalar(Sub(l.Rejected, l.RefRejected), c.Beta)
+			if c.SoftLabels > 0 {
+				l.Prob = extra[3]
+			}
+			chosen := Mul(Sub(l.Chosen, l.RefChosen), l.Beta)
+			rejected := Mul(Sub(l.Rejected, l.RefRejected), l.Beta)
 			accuracy := ConvertDType(GreaterThan(chosen, rejected), chosen.DType())
 			return c.Apply(l), []*Node{chosen, rejected, Sub(chosen, rejected), accuracy, l.Chosen, l.Rejected}
 		},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"time"
@@ -51,6 +52,7 @@ type run struct {
 	setup   Setup
 	cfg     *Config
 	loss    Loss
+	beta    float64 // of an adaptive schedule, else the first one's
 	trainer *trainer
 	start   []models.Policy // the caller's; their tensors outlive the run
 }
@@ -85,7 +87,7 @@ func Train(ctx context.Context, s Setup) (models.Policy, error) {
 	}
 	s.Sampler.Spread(cfg.Mesh.Devices())
 	s.Scorer.Spread(cfg.Mesh.Devices())
-	r := &run{setup: s, cfg: cfg, loss: loss}
+	r := &run{setup: s, cfg: cfg, loss: loss, beta: cfg.Loss.Beta}
 	start := s.Start
 	if start == nil {
 		for i := range cfg.Learners {
@@ -285,12 +287,20 @@ func (r *run) reference(ctx context.Context, batch []*data.Preference, behavior 
 func (r *run) step(learners []*learner, batch []*data.Preference, step int, m Metrics) error {
 	start := time.Now()
 	rows := make([]example, len(batch))
+	beta := r.cfg.Loss.Schedule.at(r.beta, step, r.cfg.Steps)
 	behavior := 0.0 // mean over both completions of log π_β
 	for i, p := range batch {
 		weight := 1 / float64(len(batch))
 		rows[i] = example{
 			id: p.ID, row: rowOf(p), weight: weight,
-			extra: []float32{float32(sum(p.RefChosenLogps)), float32(sum(p.RefRejectedLogps))},
+			extra: []float32{float32(sum(p.RefChosenLogps)), float32(sum(p.RefRejectedLogps)), float32(beta)},
+		}
+		if t := r.cfg.Loss.SoftLabels; t > 0 {
+			if p.ChosenScore == nil || p.RejectedScore == nil {
+				return fmt.Errorf("loss.soft_labels: pair %s has no scores; %s only compares", p.ID, p.Annotator)
+			}
+			prob := 1 / (1 + math.Exp((*p.RejectedScore-*p.ChosenScore)/t))
+			rows[i].extra = append(rows[i].extra, float32(prob))
 		}
 		behavior += weight * (sum(p.ChosenLogps) + sum(p.RejectedLogps)) / 2
 	}
@@ -312,6 +322,10 @@ func (r *run) step(learners []*learner, batch []*data.Preference, step int, m Me
 		}
 		if len(batch[0].ChosenLogps) > 0 { // on samples of π_β: an unbiased estimate of KL(π_β ‖ π_θ)
 			m["kl/behavior"] = behavior - (m["logps/chosen"]+m["logps/rejected"])/2
+			r.beta = r.cfg.Loss.Schedule.after(r.beta, m["kl/behavior"])
+		}
+		if r.cfg.Loss.Schedule.Name != "" {
+			m["beta"] = beta
 		}
 	}
 	seconds := time.Since(start).Seconds()
