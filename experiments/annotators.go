@@ -6,10 +6,10 @@ import (
 	"gobpo/bpo/annotate"
 )
 
-// newAnnotator builds an annotator of a configuration; gold is the reward of the task, or nil. Reward models are opened
+// newAnnotator builds an annotator of a configuration; gold is the reward of the task, or nil. Models that judge are opened
 // by the session, on the backend of that name.
 func (s *Session) newAnnotator(c annotate.Config, gold func(prompt, completion string) float64, backend string) (annotate.Annotator, error) {
-	kinds := []annotate.Kind{rewardKind(s, backend)}
+	kinds := []annotate.Kind{rewardKind(s, backend), logprobJudgeKind(s)}
 	if gold != nil {
 		kinds = append(kinds, annotate.Gold(gold))
 	}

@@ -49,7 +49,7 @@ var templates embed.FS
 // completion's rank counts those with more victories, a tie being half a victory.
 type judge struct {
 	name        string
-	prompt      *template.Template
+	question    Question
 	client      *chatClient
 	maxUnparsed float64
 	concurrency int
@@ -72,20 +72,10 @@ func newJudge(a Args) (Annotator, error) {
 			return nil, fmt.Errorf("%s: %v is negative", share, a.Float(share))
 		}
 	}
-	name := a.String("template")
-	text, err := templates.ReadFile("templates/" + name + ".tmpl")
-	if errors.Is(err, fs.ErrNotExist) {
-		text, err = os.ReadFile(name)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("template: %q is not one of tldr, helpfulness, harmlessness, nor a file that can be read: %w", name, err)
-	}
 	j := &judge{name: a.Name, maxUnparsed: a.Float("max_unparsed"), concurrency: int(a.Float("concurrency")), drawn: a.Float("sampling_temperature") > 0}
-	if j.prompt, err = template.New(name).Parse(string(text)); err == nil {
-		_, err = j.ask("", "", "")
-	}
-	if err != nil {
-		return nil, fmt.Errorf("template: %w", err)
+	var err error
+	if j.question, err = JudgeTemplate(a.String("template")); err != nil {
+		return nil, err
 	}
 	cache := a.String("cache")
 	switch cache {
@@ -111,10 +101,32 @@ func (j *judge) Name() string { return j.name }
 // and their cost.
 func (j *judge) Usage() map[string]float64 { return j.client.usage() }
 
-func (j *judge) ask(prompt, a, b string) (string, error) {
-	var out strings.Builder
-	err := j.prompt.Execute(&out, struct{ Prompt, A, B string }{prompt, a, b})
-	return out.String(), err
+// Question is what a judge is asked about two completions of a prompt.
+type Question func(prompt, a, b string) (string, error)
+
+// JudgeTemplate gives the question of a template: tldr, helpfulness, harmlessness, or a file. Its errors begin with
+// "template: ".
+func JudgeTemplate(name string) (Question, error) {
+	text, err := templates.ReadFile("templates/" + name + ".tmpl")
+	if errors.Is(err, fs.ErrNotExist) {
+		text, err = os.ReadFile(name)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("template: %q is not one of tldr, helpfulness, harmlessness, nor a file that can be read: %w", name, err)
+	}
+	t, err := template.New(name).Parse(string(text))
+	if err != nil {
+		return nil, fmt.Errorf("template: %w", err)
+	}
+	ask := func(prompt, a, b string) (string, error) {
+		var out strings.Builder
+		err := t.Execute(&out, struct{ Prompt, A, B string }{prompt, a, b})
+		return out.String(), err
+	}
+	if _, err := ask("", "", ""); err != nil {
+		return nil, fmt.Errorf("template: %w", err)
+	}
+	return ask, nil
 }
 
 func (j *judge) Annotate(ctx context.Context, reqs []Request, seed uint64) ([]Judgment, error) {
@@ -177,7 +189,7 @@ func (j *judge) compare(ctx context.Context, req Request, a, b int, seed uint64)
 		if swapped {
 			one, other = y, x
 		}
-		question, err := j.ask(req.Prompt, one, other)
+		question, err := j.question(req.Prompt, one, other)
 		if err != nil {
 			return 0, 0, err
 		}
