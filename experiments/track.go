@@ -89,7 +89,7 @@ type tracking struct {
 }
 
 // trackPatience is how long a command waits at its end for trackers that lag.
-const trackPatience = 10 * time.Second
+var trackPatience = 10 * time.Second
 
 func newTracking() *tracking {
 	ctx, cancel := context.WithCancel(context.Background()) // an interrupted run is still to be reported as such
@@ -202,7 +202,10 @@ func trackRun(ctx context.Context, path string, o TrackConfig, say func(format s
 	if c.Track.WandB != "" {
 		var failure error
 		w := &wandbRun{run: run, tail: tail{dir: path}, note: func(err error) { failure = err }}
-		if w.close(state); failure != nil {
+		if !w.complete() || dir.Manifest.State == Running {
+			w.close(state)
+		}
+		if failure != nil {
 			return 0, fmt.Errorf("wandb: %w", failure)
 		}
 		say("%s: wandb sync %s", filepath.Base(path), w.path())

@@ -45,6 +45,18 @@ func (w *wandbRun) path() string {
 	return filepath.Join(w.run.dir, "wandb", "offline-run-"+w.run.manifest.Started.UTC().Format("20060102_150405")+"-"+w.id())
 }
 
+func (w *wandbRun) file() string { return filepath.Join(w.path(), "run-"+w.id()+".wandb") }
+
+// complete says whether the file was written after the run had ended.
+func (w *wandbRun) complete() bool {
+	file, err := os.Stat(w.file())
+	if err != nil {
+		return false
+	}
+	manifest, err := os.Stat(filepath.Join(w.run.dir, "manifest.json"))
+	return err == nil && !file.ModTime().Before(manifest.ModTime())
+}
+
 func (w *wandbRun) id() string {
 	return w.run.manifest.Hash + strconv.FormatInt(w.run.manifest.Started.Unix(), 36)
 }
@@ -105,11 +117,12 @@ func (w *wandbRun) begin() error {
 	if err := os.MkdirAll(filepath.Join(dir, "files"), 0o755); err != nil {
 		return err
 	}
-	name := filepath.Join(dir, "run-"+w.id()+".wandb")
-	if err := os.Remove(name + ".synced"); err != nil && !errors.Is(err, os.ErrNotExist) { // what is uploaded is no longer all
-		return err
+	for _, mark := range []string{".synced", ".syncstate"} { // what wandb sync has uploaded is no longer all
+		if err := os.Remove(w.file() + mark); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
 	}
-	f, err := os.Create(name)
+	f, err := os.Create(w.file())
 	if err != nil {
 		return err
 	}
