@@ -38,6 +38,9 @@ func newMLflow(address string) *mlflowServer {
 	}
 }
 
+// host is the server's address, for messages.
+func (s *mlflowServer) host() string { return strings.TrimSuffix(s.api, "/api/2.0/mlflow/") }
+
 // mlflowError is what a server answers that refuses.
 type mlflowError struct {
 	status  string
@@ -104,7 +107,7 @@ func (s *mlflowServer) call(ctx context.Context, method, name string, in, out an
 		return refusal
 	}
 	if err := json.Unmarshal(raw, out); err != nil {
-		return fmt.Errorf("%s is no MLflow server: %w", strings.TrimSuffix(s.api, "/api/2.0/mlflow/"), err)
+		return fmt.Errorf("%s is no MLflow server: %w", s.host(), err)
 	}
 	return nil
 }
@@ -191,6 +194,7 @@ const (
 // closed it gives up soon.
 func (m *mlflowRun) loop(ctx context.Context, ending <-chan struct{}) {
 	state, logged, failures, last := Running, false, 0, 0
+	cause := fmt.Errorf("%s does not answer", m.server.host())
 	for {
 		err := Guard(func() error { return m.sync(ctx, state, logged) })
 		if err == nil {
@@ -214,9 +218,12 @@ func (m *mlflowRun) loop(ctx context.Context, ending <-chan struct{}) {
 			continue
 		}
 		failures++
+		if ctx.Err() == nil {
+			cause = err
+		}
 		temporary := errors.As(err, new(unavailable))
 		if !temporary || failures == mlflowTries || ctx.Err() != nil || last == mlflowTries {
-			m.note(err)
+			m.note(cause)
 		}
 		if !temporary || ctx.Err() != nil || last == mlflowTries {
 			return
@@ -331,7 +338,7 @@ func (m *mlflowRun) attach(ctx context.Context) error {
 		run = made.Run
 	}
 	if run.Info.ID == "" {
-		return fmt.Errorf("%s is no MLflow server: it gave a run without an id", strings.TrimSuffix(m.server.api, "/api/2.0/mlflow/"))
+		return fmt.Errorf("%s is no MLflow server: it gave a run without an id", m.server.host())
 	}
 	for _, metric := range run.Data.Metrics {
 		if strings.HasPrefix(metric.Key, "final/") {
