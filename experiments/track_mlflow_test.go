@@ -350,7 +350,10 @@ func TestMLflowFails(t *testing.T) {
 		want string
 	}{
 		"500": {func(w http.ResponseWriter, _ *http.Request) bool { http.Error(w, "oops", 500); return true }, "mlflow: 500 Internal Server Error; the metrics stay in metrics.jsonl, and bpo track "},
-		"401": {func(w http.ResponseWriter, _ *http.Request) bool { http.Error(w, "who?", 401); return true }, "mlflow: 401 Unauthorized (set MLFLOW_TRACKING_TOKEN, or "},
+		"401": {func(w http.ResponseWriter, _ *http.Request) bool {
+			http.Error(w, "who?", http.StatusUnauthorized)
+			return true
+		}, "mlflow: 401 Unauthorized (set MLFLOW_TRACKING_TOKEN, or "},
 		"400": {func(w http.ResponseWriter, _ *http.Request) bool {
 			w.WriteHeader(400)
 			fmt.Fprint(w, `{"error_code": "INVALID_PARAMETER_VALUE", "message": "no\nsuch"}`)
