@@ -36,6 +36,7 @@ type Config struct {
 
 	Annotator annotate.Config `mapstructure:"annotator" yaml:"annotator"`
 	Eval      EvalConfig      `mapstructure:"eval" yaml:"eval"`
+	Track     TrackConfig     `mapstructure:"track" yaml:"track,omitempty"`
 	Sweep     SweepConfig     `mapstructure:"sweep" yaml:"sweep,omitempty"`
 }
 
@@ -191,7 +192,7 @@ func (c *Config) Validate() error {
 			return err
 		}
 	}
-	for _, err := range []error{c.validateScratch(), c.Pretrain.Validate("pretrain"), c.SFT.Validate("sft"), c.validateTask()} {
+	for _, err := range []error{c.Track.validate(), c.validateScratch(), c.Pretrain.Validate("pretrain"), c.SFT.Validate("sft"), c.validateTask()} {
 		if err != nil {
 			return err
 		}
@@ -242,11 +243,11 @@ func encodeYAML(v any) ([]byte, error) {
 }
 
 // Hash names a trial: 12 hex digits of a SHA-256 over every key that can change its result. Left out are the
-// study's name, the sweep block, the memory limit and how often checkpoints are written. Two spellings of one computation have
-// one hash: F and the K it amounts to, and at F=1, where the behavior is the start policy all the way, the
+// study's name, the sweep block, the memory limit, the trackers and how often checkpoints are written. Two spellings of one
+// computation have one hash: F and the K it amounts to, and at F=1, where the behavior is the start policy all the way, the
 // words sft, learner and behavior mean the same.
 func (c Config) Hash() (string, error) {
-	c.Study, c.MemoryLimit, c.Sweep, c.CheckpointEvery = "", "", SweepConfig{}, 0
+	c.Study, c.MemoryLimit, c.Sweep, c.Track, c.CheckpointEvery = "", "", SweepConfig{}, TrackConfig{}, 0
 	if c.Mesh.Devices() == 1 {
 		c.Mesh = models.Mesh{}
 	}

@@ -230,7 +230,7 @@ func TestHash(t *testing.T) {
 	if len(base) != 12 {
 		t.Errorf("hash %q", base)
 	}
-	for _, same := range []string{"study=other", "checkpoint_every=3", "sweep={grid: {seed: [0]}}", "micro_batch=4", "loss={beta: 0.1}"} {
+	for _, same := range []string{"study=other", "checkpoint_every=3", "track={mlflow: 'http://127.0.0.1:5000', wandb: offline}", "sweep={grid: {seed: [0]}}", "micro_batch=4", "loss={beta: 0.1}"} {
 		if hash(same) != base {
 			t.Errorf("%s changes the hash", same)
 		}

@@ -16,8 +16,9 @@ import (
 // MetricsLog is a run's metrics.jsonl: one JSON object a step, {"step": 3, "loss": …}, keys sorted; and beside it an event
 // file for TensorBoard.
 type MetricsLog struct {
-	f      *os.File
-	events *eventFile // from the first step on
+	f        *os.File
+	events   *eventFile // from the first step on
+	trackers []tracker
 }
 
 // OpenMetrics opens a log for appending, making it if need be.
@@ -79,6 +80,9 @@ func (l *MetricsLog) Append(step int, values map[string]float64) error {
 	if err != nil {
 		return fmt.Errorf("metrics log: %w", err)
 	}
+	for _, t := range l.trackers {
+		t.advance()
+	}
 	return nil
 }
 
@@ -98,23 +102,38 @@ type Step struct {
 
 // ReadMetrics reads a log, of a run still going on too: a cut last line is left out. A missing file is no steps.
 func ReadMetrics(path string) ([]Step, error) {
-	raw, err := os.ReadFile(path)
+	steps, _, err := readMetricsFrom(path, 0)
+	return steps, err
+}
+
+// readMetricsFrom reads the whole lines from an offset on, and says where the next one will begin.
+func readMetricsFrom(path string, offset int64) ([]Step, int64, error) {
+	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil, offset, nil
+	}
+	var raw []byte
+	if err == nil {
+		defer f.Close()
+		raw, err = io.ReadAll(io.NewSectionReader(f, offset, math.MaxInt64-offset))
 	}
 	if err != nil {
-		return nil, fmt.Errorf("metrics log: %w", err)
+		return nil, offset, fmt.Errorf("metrics log: %w", err)
 	}
 	var steps []Step
+	next := offset
 	for n := 1; len(raw) > 0; n++ {
 		line, rest, whole := bytes.Cut(raw, []byte("\n"))
-		raw = rest
 		if !whole {
 			break
 		}
 		var row map[string]*float64
 		if err := json.Unmarshal(line, &row); err != nil || row["step"] == nil {
-			return nil, fmt.Errorf("%s:%d: not a line of metrics", path, n)
+			where := fmt.Sprintf("%s:%d", path, n)
+			if offset > 0 {
+				where = fmt.Sprintf("%s, line %d after byte %d", path, n, offset)
+			}
+			return nil, offset, fmt.Errorf("%s: not a line of metrics", where)
 		}
 		s := Step{Step: int(*row["step"]), Values: map[string]float64{}}
 		for k, v := range row {
@@ -123,6 +142,8 @@ func ReadMetrics(path string) ([]Step, error) {
 			}
 		}
 		steps = append(steps, s)
+		next += int64(len(line)) + 1
+		raw = rest
 	}
-	return steps, nil
+	return steps, next, nil
 }

@@ -33,6 +33,7 @@ type Manifest struct {
 	Error    string            `json:"error,omitempty"`
 	Hash     string            `json:"hash"`
 	Study    string            `json:"study"`
+	Name     string            `json:"name,omitempty"` // the trial's point of its sweep
 	Method   string            `json:"method,omitempty"`
 	Backend  string            `json:"backend,omitempty"`  // as opened, with its version
 	Versions map[string]string `json:"versions,omitempty"` // of this program, Go and the modules that compute
@@ -48,6 +49,7 @@ type RunDir struct {
 	Path     string
 	Manifest Manifest
 	lock     *flock.Flock
+	trackers []tracker
 	readOnly bool // looked at without the lock; Save does nothing
 }
 

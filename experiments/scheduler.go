@@ -52,6 +52,8 @@ func Sweep(ctx context.Context, trials []Trial, o SweepOptions) (failed int, err
 	}
 	o.UI.Start(len(todo)+done+failed, done, failed)
 	defer o.UI.Close()
+	tracking := newTracking()
+	defer tracking.wait()
 	var (
 		mu    sync.Mutex
 		wg    sync.WaitGroup
@@ -60,7 +62,7 @@ func Sweep(ctx context.Context, trials []Trial, o SweepOptions) (failed int, err
 	for range max(1, o.Jobs) {
 		wg.Go(func() {
 			for t := range queue {
-				err := runTrial(ctx, t, filepath.Join(StudyDir(o.Out, t.Config), t.Hash), o.Run, o.UI.Trial(t.String()))
+				err := runTrial(ctx, t, filepath.Join(StudyDir(o.Out, t.Config), t.Hash), o.Run, o.UI.Trial(t.String()), tracking)
 				state := Done
 				if err != nil {
 					state = Failed
@@ -112,8 +114,8 @@ func pendingRuns(trials []Trial, o SweepOptions) (todo []Trial, done, failed int
 	return todo, done, failed, nil
 }
 
-// runTrial does a trial with its lock held and its manifest kept. A panic is the trial's failure.
-func runTrial(ctx context.Context, t Trial, path string, run Runner, ui UI) (err error) {
+// runTrial does a trial with its lock held, its manifest kept and its trackers told. A panic is the trial's failure.
+func runTrial(ctx context.Context, t Trial, path string, run Runner, ui UI, tracking *tracking) (err error) {
 	dir, err := OpenRun(path)
 	if err != nil {
 		return err
@@ -134,10 +136,11 @@ func runTrial(ctx context.Context, t Trial, path string, run Runner, ui UI) (err
 		m.Started = start.UTC().Truncate(time.Second)
 	}
 	m.State, m.Error, m.Hash, m.Study, m.Method = Running, "", t.Hash, t.Config.Study, t.Config.Method()
-	m.Versions, m.Attempts = versions(), m.Attempts+1
+	m.Name, m.Versions, m.Attempts = t.String(), versions(), m.Attempts+1
 	if err := dir.Save(); err != nil {
 		return err
 	}
+	dir.trackers = tracking.start(t.Config, dir, ui)
 	var result Result
 	err = Guard(func() (err error) {
 		result, err = run(ctx, t, dir, ui)
@@ -160,13 +163,19 @@ func runTrial(ctx context.Context, t Trial, path string, run Runner, ui UI) (err
 			_ = os.WriteFile(filepath.Join(path, "panic.txt"), []byte(p.Trace()), 0o644)
 		}
 	}
-	return errors.Join(err, dir.Save())
+	err = errors.Join(err, dir.Save())
+	for _, tracker := range dir.trackers {
+		tracker.close(m.State)
+	}
+	return err
 }
 
 // RunOne runs a single trial, as `bpo train` does; a run that is done is left as it is and reported by its result.
 func RunOne(ctx context.Context, t Trial, out string, run Runner, ui UI) (dir string, r Result, err error) {
 	dir = filepath.Join(StudyDir(out, t.Config), t.Hash)
-	if err := runTrial(ctx, t, dir, run, ui); err != nil {
+	tracking := newTracking()
+	defer tracking.wait()
+	if err := runTrial(ctx, t, dir, run, ui, tracking); err != nil {
 		return dir, r, fmt.Errorf("%s: %w", dir, err)
 	}
 	r, err = ReadResult(dir)

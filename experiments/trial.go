@@ -155,6 +155,7 @@ func (r *trial) run(ctx context.Context) (Result, error) {
 		return result, err
 	}
 	defer log.Close()
+	log.trackers = r.dir.trackers
 	fresh := true // until a checkpoint says otherwise: what an attempt without one has logged is void
 	policy, err := bpo.Train(ctx, bpo.Setup{
 		Config: r.cfg.Config, Backend: r.backend, Model: r.base.model, Start: r.start, Prompts: r.train,

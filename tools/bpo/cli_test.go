@@ -88,6 +88,8 @@ func TestErrorsAreOneLine(t *testing.T) {
 		{"train tiny.yaml", "bpo: tiny.yaml: the sweep has 4 trials; pin its keys with --set (such as --set reference=sft --set refresh=1), or use bpo sweep"},
 		{"train tiny.yaml --offline --set sweep={} --backend nonsense", "nonsense"},
 		{"report .", "bpo: .: no run is done here; give the directory of a study (runs/<study>)"},
+		{"track .", "bpo: .: no run to track; give the directory of a study (runs/<study>), and --mlflow or --wandb where its runs have no tracker"},
+		{"track . --wandb online", `bpo: track.wandb: "online" is not offline`},
 		{"eval empty.txt", "bpo: evaluate: there is no output"},
 		{"sample -m nowhere.gguf tiny.yaml", "bpo: tiny.yaml"},
 		{"logprobs -m nowhere.gguf --batch 0", "bpo: --batch: 0 is not at least 1"},

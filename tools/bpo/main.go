@@ -43,7 +43,7 @@ come from (data). bpo sweep runs the grid over them; bpo report draws it.`,
 	f.Bool("offline", false, "never download anything")
 	f.BoolP("verbose", "v", false, "list the graphs compiled, and trace a failure inside graph code")
 	root.AddCommand(
-		newValidateCmd(), newShowCmd(), newTrainCmd(), newSweepCmd(), newWatchCmd(), newReportCmd(), newCompareCmd(), newEvalCmd(),
+		newValidateCmd(), newShowCmd(), newTrainCmd(), newSweepCmd(), newWatchCmd(), newReportCmd(), newCompareCmd(), newTrackCmd(), newEvalCmd(),
 		newSampleCmd(), newServeCmd(), newTokenizeCmd(), newLogprobsCmd(), newLossesCmd(), newOptimizersCmd(), newAnnotatorsCmd(),
 		newRewardCmd(), newMergeCmd(), newExportCmd(), newDoctorCmd(), newFetchCmd(), newDataCmd(),
 	)
