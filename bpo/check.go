@@ -30,6 +30,9 @@ func (r *run) checkSampler(ctx context.Context, pairs map[int][]*data.Preference
 	if len(some) == 0 {
 		return nil
 	}
+	if len(some[0].ChosenLogps) == 0 { // self-play: the texts are not the sampler's
+		return nil
+	}
 	rows := make([]models.Row, len(some))
 	for i, p := range some {
 		rows[i] = rowOf(p)

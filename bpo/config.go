@@ -2,6 +2,7 @@ package bpo
 
 import (
 	"fmt"
+	"math"
 	"strings"
 
 	"gobpo/models"
@@ -11,7 +12,11 @@ import (
 type Config struct {
 	Seed uint64 `mapstructure:"seed" yaml:"seed"`
 
-	// Behavior says who samples: "learner" (the merged learners, refreshed) or "sft" (the start policy, always).
+	// Start is what every learner begins as instead of the sft policy: "checkpoint:<path>", a policy file, a run, or a study of
+	// one run; what an earlier stage ended as.
+	Start string `mapstructure:"start" yaml:"start,omitempty"`
+	// Behavior says who samples: "learner" (the merged learners, refreshed), "sft" (the start policy, always), or "ema", which
+	// every refresh moves by EMAAlpha from what it was to the merged learners.
 	Behavior string `mapstructure:"behavior" yaml:"behavior"`
 	// Refresh is F, the number of data-collection phases, in 1..T. F=1 is offline, F=T is fully on-policy.
 	Refresh int `mapstructure:"refresh" yaml:"refresh"`
@@ -23,8 +28,18 @@ type Config struct {
 	// (TR-DPO, arXiv 2404.09656; α=1 is its hard update).
 	EMAAlpha float64 `mapstructure:"ema_alpha" yaml:"ema_alpha"`
 	EMAEvery int     `mapstructure:"ema_every" yaml:"ema_every"`
-	// Data says where pairs come from: "behavior" (sampled and annotated) or "offline:<parquet>".
-	Data string `mapstructure:"data" yaml:"data"`
+	// Data says where pairs come from: "behavior" (sampled and annotated), "offline:<parquet>", or "self_play": the reference
+	// text against itself with a segment of SelfPlay.Segment tokens written anew by the behavior LLM, with no annotator (SAPO,
+	// arXiv 2405.20830 §3.1).
+	Data     string   `mapstructure:"data" yaml:"data"`
+	SelfPlay SelfPlay `mapstructure:"self_play" yaml:"self_play,omitempty"`
+	// Mix puts given pairs among those collected.
+	Mix Mix `mapstructure:"mix" yaml:"mix,omitempty"`
+	// Select keeps a share of given pairs (data, mix).
+	Select Select `mapstructure:"select" yaml:"select,omitempty"`
+	// Replay R > 0 draws the pairs of a step from those collected for the last R steps, its own included: a queue from which
+	// the oldest go first. 0 trains on each pair in its own step.
+	Replay int `mapstructure:"replay" yaml:"replay,omitempty"`
 
 	// Train says what is trained: "lora", adapters on a frozen base, or "full", every weight.
 	Train string `mapstructure:"train" yaml:"train"`
@@ -87,6 +102,27 @@ type SampleConfig struct {
 	TopK        int     `mapstructure:"top_k" yaml:"top_k"`
 	TopP        float64 `mapstructure:"top_p" yaml:"top_p"`
 	Batch       int     `mapstructure:"batch" yaml:"batch"` // prompts a sampler call
+	// Pick chooses two of the n completions before they are annotated: "random", or "embedding_distance", the two whose mean
+	// final states under the base model are farthest apart. Empty: all n are annotated, and best and worst make the pair.
+	Pick string `mapstructure:"pick" yaml:"pick,omitempty"`
+}
+
+// SelfPlay says how a text is varied.
+type SelfPlay struct {
+	Segment int `mapstructure:"segment" yaml:"segment,omitempty"` // tokens written anew
+}
+
+// Mix says how many of a step's pairs are given ones; the others are sampled and annotated.
+type Mix struct {
+	Pairs string  `mapstructure:"pairs" yaml:"pairs,omitempty"` // preferences, Parquet
+	Share float64 `mapstructure:"share" yaml:"share,omitempty"` // in (0, 1), of the batch
+}
+
+// Select orders given pairs and keeps the first share of them.
+type Select struct {
+	By   string  `mapstructure:"by" yaml:"by,omitempty"`     // reward_gap (chosen_score − rejected_score) | random
+	Keep float64 `mapstructure:"keep" yaml:"keep,omitempty"` // in (0, 1]
+	Low  bool    `mapstructure:"low" yaml:"low,omitempty"`   // the smallest gaps, not the largest: the difficult pairs
 }
 
 // DefaultConfig is BPO with F=2 on the paper's settings, scaled to a small machine.
@@ -138,6 +174,26 @@ func (c *Config) OfflinePath() string {
 	return path
 }
 
+// given is the number of given pairs in the batch of a run that collects the others.
+func (c *Config) given() int {
+	if c.Mix.Pairs == "" {
+		return 0
+	}
+	return int(math.Round(c.Mix.Share * float64(c.BatchSize)))
+}
+
+// fresh is the number of prompts that a step spends.
+func (c *Config) fresh() int { return c.BatchSize - c.given() }
+
+// StartPath is the checkpoint that learners start from, else "".
+func (c *Config) StartPath() string {
+	path, _ := strings.CutPrefix(c.Start, "checkpoint:")
+	return path
+}
+
+// selfPlay is whether pairs come of no annotator.
+func (c *Config) selfPlay() bool { return c.Data == "self_play" }
+
 // ReferencePath is the checkpoint of a "checkpoint:<path>" reference, else "".
 func (c *Config) ReferencePath() string {
 	path, ok := strings.CutPrefix(c.Reference, "checkpoint:")
@@ -151,8 +207,10 @@ func (c *Config) ReferencePath() string {
 func (c *Config) Method() string {
 	loss := strings.ToUpper(c.Loss.Name)
 	onPolicy := c.Behavior == "learner" && c.K() == 1
-	moving := c.Behavior == "learner" && c.Phases() > 1
+	moving := c.Behavior != "sft" && c.Phases() > 1
 	switch {
+	case c.selfPlay():
+		return "self-play " + loss + " (SAPO)"
 	case c.ReferencePath() != "":
 		return "golden-reference " + loss
 	case c.Reference == "ema":
@@ -209,10 +267,21 @@ func (c *Config) Validate() error {
 		reference = oneOf("reference", c.Reference, "sft", "behavior", "ema", "checkpoint:<path>")
 	}
 	if c.OfflinePath() == "" {
-		dataErr = oneOf("data", c.Data, "behavior", "offline:<parquet>")
+		dataErr = oneOf("data", c.Data, "behavior", "self_play", "offline:<parquet>")
 	}
 	for _, err := range []error{
-		oneOf("behavior", c.Behavior, "sft", "learner"),
+		oneOf("behavior", c.Behavior, "sft", "learner", "ema"),
+		check(c.Start == "" || c.StartPath() != "" && c.StartPath() != c.Start, "start", "%q is not checkpoint:<path>, or empty", c.Start),
+		check(c.Start == "" || c.Learners == 1, "start", "%d learners that start at one checkpoint and see the same pairs stay equal", c.Learners),
+		check(c.selfPlay() == (c.SelfPlay.Segment > 0), "self_play.segment", "%d tokens; must be positive with data: self_play, and absent otherwise", c.SelfPlay.Segment),
+		check(c.Mix.Pairs == "" && c.Mix.Share == 0 || c.Mix.Pairs != "" && c.given() > 0 && c.fresh() > 0, "mix.share", "%g of %d pairs a step from mix.pairs; both kinds must be there", c.Mix.Share, c.BatchSize),
+		check(c.Mix.Pairs == "" || c.OfflinePath() == "", "mix.pairs", "all pairs are given ones with data: %s", c.Data),
+		check(c.Replay >= 0 && (c.Replay == 0 || c.OfflinePath() == ""), "replay", "%d steps; must not be negative, nor with given pairs", c.Replay),
+		oneOf("select.by", c.Select.By, "", "reward_gap", "random"),
+		check((c.Select.By == "") == (c.Select.Keep == 0) && c.Select.Keep >= 0 && c.Select.Keep <= 1, "select.keep", "%g, must be in (0, 1] with select.by, and absent otherwise", c.Select.Keep),
+		check(c.Select.By == "" || c.OfflinePath() != "" || c.Mix.Pairs != "", "select.by", "there are no given pairs to select from (data: offline:<parquet>, or mix.pairs)"),
+		check(c.Select.Keep > 0 || !c.Select.Low, "select.low", "goes with select.by: reward_gap"),
+		oneOf("sample.pick", c.Sample.Pick, "", "random", "embedding_distance"),
 		reference, dataErr,
 		oneOf("train", c.Train, "lora", "full"),
 		oneOf("merge", c.Merge, "mean_delta", "peft_linear"),

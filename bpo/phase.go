@@ -1,9 +1,11 @@
 package bpo
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -51,7 +53,7 @@ func (t *tally) add(o tally) {
 // shardSteps is how many steps' prompts are collected at a time. A shard is the unit of work that a kill can lose,
 // and large enough to fill the sampler's batches.
 func (c *Config) shardSteps() int {
-	return max(1, (4*c.Sample.Batch+c.BatchSize-1)/c.BatchSize)
+	return max(1, (4*c.Sample.Batch+c.fresh()-1)/c.fresh())
 }
 
 // prompt is the g-th prompt of the run's annotation budget: a shuffled pass over the prompts, reshuffled each epoch.
@@ -101,7 +103,7 @@ func (c *collector) shard(ctx context.Context, path string, phase, from, to int,
 	if err != nil {
 		return nil, count, err
 	}
-	if ref.isBehavior(behavior) {
+	if ref.isBehavior(behavior) && !c.cfg.selfPlay() {
 		for i := range rows { // log π_β of the sampled tokens is what the sampler already knows
 			rows[i].RefChosenLogps, rows[i].RefRejectedLogps = rows[i].ChosenLogps, rows[i].RejectedLogps
 		}
@@ -126,14 +128,22 @@ func (c *collector) collect(ctx context.Context, phase, from, to int, behavior v
 		prompts []Prompt
 		queries []sample.Prompt
 	)
-	for g := from * c.cfg.BatchSize; g < to*c.cfg.BatchSize; g++ {
+	if c.cfg.selfPlay() {
+		return c.selfPlay(ctx, phase, from, to, behavior)
+	}
+	for g := from * c.cfg.fresh(); g < to*c.cfg.fresh(); g++ {
 		p := c.prompt(g)
 		prompts = append(prompts, p)
 		queries = append(queries, sample.Prompt{Key: uint64(g), Tokens: p.Tokens})
 	}
 	start := time.Now()
 	s := c.cfg.Sample
-	completions, err := c.setup.Sampler.Sample(ctx, behavior.policy, queries, sample.Options{
+	policy, done, err := rounded(c.setup.Backend, behavior.policy)
+	if err != nil {
+		return nil, count, err
+	}
+	defer done()
+	completions, err := c.setup.Sampler.Sample(ctx, policy, queries, sample.Options{
 		Temperature: s.Temperature, TopK: s.TopK, TopP: s.TopP, N: s.N, Batch: s.Batch,
 		MaxNewTokens: c.cfg.MaxCompletionTokens, Seed: c.cfg.Seed, Stop: c.stop(), Fold: true,
 	}, func(done, total int) { c.progress("sample", from+done*(to-from)/max(total, 1), c.cfg.Steps) })
@@ -142,6 +152,9 @@ func (c *collector) collect(ctx context.Context, phase, from, to int, behavior v
 	}
 	count.SampleSeconds = time.Since(start).Seconds()
 
+	if completions, err = c.pick(ctx, queries, completions); err != nil {
+		return nil, count, err
+	}
 	start = time.Now()
 	requests := make([]annotate.Request, len(prompts))
 	for i, p := range prompts {
@@ -175,7 +188,7 @@ func (c *collector) collect(ctx context.Context, phase, from, to int, behavior v
 			if c.cfg.Ties == "drop" {
 				continue
 			}
-			chosen, rejected = coin(c.cfg.Seed, from*c.cfg.BatchSize+i, texts)
+			chosen, rejected = coin(c.cfg.Seed, from*c.cfg.fresh()+i, texts)
 		}
 		w, l := completions[i][chosen], completions[i][rejected]
 		row := data.Preference{
@@ -184,9 +197,9 @@ func (c *collector) collect(ctx context.Context, phase, from, to int, behavior v
 			PromptIDs: p.Tokens, ChosenIDs: w.Tokens, RejectedIDs: l.Tokens,
 			ChosenLogps: w.PolicyLogProbs, RejectedLogps: l.PolicyLogProbs,
 			Annotator: c.setup.Annotator.Name(), BehaviorVersion: behavior.version,
-			Phase: phase, Step: from + i/c.cfg.BatchSize,
+			Phase: phase, Step: from + i/c.cfg.fresh(),
 		}
-		row.ID = data.ID(strconv.Itoa(from*c.cfg.BatchSize+i), p.ID, row.Chosen, row.Rejected)
+		row.ID = data.ID(strconv.Itoa(from*c.cfg.fresh()+i), p.ID, row.Chosen, row.Rejected)
 		if j.Scores != nil {
 			row.ChosenScore, row.RejectedScore = &j.Scores[chosen], &j.Scores[rejected]
 		}
@@ -248,14 +261,18 @@ func mix(x uint64) uint64 {
 // offline serves given pairs instead of sampling: step t takes the next BatchSize of a shuffled pass over them.
 type offline struct {
 	cfg   *Config
+	each  int // pairs a step
 	pairs []data.Preference
 }
 
 // loadOffline reads a preferences file; rows without token ids are tokenised as prompt + completion + EOS.
-func loadOffline(c *Config, m *models.Model) (*offline, tally, error) {
+func loadOffline(c *Config, path string, m *models.Model) (*offline, tally, error) {
 	var count tally
-	o := &offline{cfg: c}
-	for row, err := range data.Rows[data.Preference](c.OfflinePath()) {
+	o := &offline{cfg: c, each: c.BatchSize}
+	if c.OfflinePath() == "" {
+		o.each = c.given()
+	}
+	for row, err := range data.Rows[data.Preference](path) {
 		if err != nil {
 			return nil, count, err
 		}
@@ -281,22 +298,55 @@ func loadOffline(c *Config, m *models.Model) (*offline, tally, error) {
 			continue
 		}
 		if len(row.PromptIDs) == 0 || len(row.ChosenIDs) == 0 || len(row.RejectedIDs) == 0 {
-			return nil, count, fmt.Errorf("%s: row %d: empty prompt or completion", c.OfflinePath(), count.Prompts)
+			return nil, count, fmt.Errorf("%s: row %d: empty prompt or completion", path, count.Prompts)
 		}
 		o.pairs = append(o.pairs, row)
 	}
 	if len(o.pairs) == 0 {
-		return nil, count, fmt.Errorf("data: %s holds no usable pair (%d rows, %d of identical completions)", c.OfflinePath(), count.Prompts, count.Identical)
+		return nil, count, fmt.Errorf("data: %s holds no usable pair (%d rows, %d of identical completions)", path, count.Prompts, count.Identical)
+	}
+	if err := o.selectPairs(path); err != nil {
+		return nil, count, err
 	}
 	return o, count, nil
 }
 
+// selectPairs keeps the share of the pairs that select asks for.
+func (o *offline) selectPairs(path string) error {
+	by := o.cfg.Select
+	if by.By == "" {
+		return nil
+	}
+	order := data.Order(len(o.pairs), o.cfg.Seed^0x73656c656374, 0) // also of equal gaps
+	if by.By == "reward_gap" {
+		gaps := make([]float64, len(o.pairs))
+		for i, p := range o.pairs {
+			if p.ChosenScore == nil || p.RejectedScore == nil {
+				return fmt.Errorf("select.by: reward_gap needs scores, and row %d of %s has none", i+1, path)
+			}
+			gaps[i] = *p.ChosenScore - *p.RejectedScore
+		}
+		slices.SortStableFunc(order, func(a, b int) int {
+			if by.Low {
+				a, b = b, a
+			}
+			return cmp.Compare(gaps[b], gaps[a])
+		})
+	}
+	kept := make([]data.Preference, 0, len(order))
+	for _, i := range order[:int(math.Ceil(by.Keep*float64(len(order))))] {
+		kept = append(kept, o.pairs[i])
+	}
+	o.pairs = kept
+	return nil
+}
+
 // step gives the pairs of one step, a pure function of seed and step.
 func (o *offline) step(t int) []*data.Preference {
-	out := make([]*data.Preference, 0, o.cfg.BatchSize)
+	out := make([]*data.Preference, 0, o.each)
 	n := len(o.pairs)
 	var order []int
-	for g, epoch := t*o.cfg.BatchSize, -1; g < (t+1)*o.cfg.BatchSize; g++ {
+	for g, epoch := t*o.each, -1; g < (t+1)*o.each; g++ {
 		if g/n != epoch {
 			epoch = g / n
 			order = data.Order(n, o.cfg.Seed, epoch)

@@ -1,6 +1,7 @@
 package bpo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/gomlx/compute"
@@ -47,6 +49,17 @@ type Setup struct {
 
 // PolicyFile is the name, in a run's directory, of the final merged policy.
 const PolicyFile = "policy.safetensors"
+
+// ExtrapolatedFile is the policy that a run ends with where it was extrapolated from the trained one.
+const ExtrapolatedFile = "extrapolated.safetensors"
+
+// PolicyPath is the file of the policy that a run ended with.
+func PolicyPath(dir string) string {
+	if path := filepath.Join(dir, ExtrapolatedFile); exists(path) {
+		return path
+	}
+	return filepath.Join(dir, PolicyFile)
+}
 
 type run struct {
 	setup   Setup
@@ -120,8 +133,8 @@ func Train(ctx context.Context, s Setup) (models.Policy, error) {
 	ref := &reference{kind: cfg.Reference, versioned: versioned{policy: sft}}
 	if path := cfg.ReferencePath(); path != "" {
 		ref.kind = "checkpoint"
-		if ref.policy, err = loadReference(path, s.Model); err != nil {
-			return none, err
+		if ref.policy, err = LoadCheckpoint(path, s.Model); err != nil {
+			return none, fmt.Errorf("reference: %w", err)
 		}
 	}
 	r.trainer = newTrainer(s.Backend, s.Model.Config, learners[0], preferenceObjective(cfg.Loss), trainSpec{
@@ -141,24 +154,20 @@ func Train(ctx context.Context, s Setup) (models.Policy, error) {
 	return r.loop(ctx, learners, behavior, ref, st, resumed)
 }
 
-// loadReference reads the fixed reference of "checkpoint:<path>": a policy file, a run's directory, or that of a study
-// whose only run it is.
-func loadReference(path string, m *models.Model) (models.Policy, error) {
+// LoadCheckpoint reads what "checkpoint:<path>" means: a policy file, a run's directory, or that of a study whose only run
+// it is.
+func LoadCheckpoint(path string, m *models.Model) (models.Policy, error) {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		found, err := filepath.Glob(filepath.Join(path, "*", PolicyFile))
 		if err != nil {
-			return models.Policy{}, fmt.Errorf("reference: %w", err)
+			return models.Policy{}, err
 		}
-		if own := filepath.Join(path, PolicyFile); len(found) != 1 || exists(own) {
-			found = []string{own}
+		if len(found) != 1 || exists(filepath.Join(path, PolicyFile)) {
+			found = []string{filepath.Join(path, PolicyFile)}
 		}
-		path = found[0]
+		path = PolicyPath(filepath.Dir(found[0]))
 	}
-	p, err := LoadPolicy(path, m)
-	if err != nil {
-		return p, fmt.Errorf("reference: %w", err)
-	}
-	return p, nil
+	return LoadPolicy(path, m)
 }
 
 func exists(path string) bool {
@@ -170,20 +179,23 @@ func exists(path string) bool {
 // pairs; at every step each learner takes one step on the same pairs.
 func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned, ref *reference, st state, resumed bool) (models.Policy, error) {
 	var (
-		none    models.Policy
-		cfg, s  = r.cfg, &r.setup
-		k       = cfg.K()
-		pairs   map[int][]*data.Preference
-		given   *offline
-		samples = &collector{run: r}
-		count   tally
-		err     error
+		none      models.Policy
+		cfg, s    = r.cfg, &r.setup
+		k         = cfg.K()
+		pairs     map[int][]*data.Preference // by step, of this phase and of those that are still replayed
+		collected bool                       // this phase's
+		given     *offline                   // all pairs of an offline run, some of a mixed one's
+		samples   = &collector{run: r}
+		count     tally
+		err       error
 	)
-	if cfg.OfflinePath() != "" {
-		if given, count, err = loadOffline(cfg, s.Model); err != nil {
+	offlineRun := cfg.OfflinePath() != ""
+	if path := cmp.Or(cfg.OfflinePath(), cfg.Mix.Pairs); path != "" {
+		if given, count, err = loadOffline(cfg, path, s.Model); err != nil {
 			return none, err
 		}
-	} else if len(s.Prompts) == 0 {
+	}
+	if !offlineRun && len(s.Prompts) == 0 {
 		return none, errors.New("prompts: there is no prompt to sample from")
 	}
 	if !resumed && s.EvalEvery > 0 {
@@ -198,9 +210,9 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 		phase := step / k
 		if phase != st.Phase { // refresh: π_β ← Merge(θ_1..θ_n)
 			st.Phase = phase
-			if cfg.Behavior == "learner" {
+			if cfg.Behavior != "sft" {
 				old := behavior.policy
-				if behavior.policy, err = merged(s.Backend, cfg.Merge, "behavior", learners); err != nil {
+				if behavior.policy, err = r.refresh(old, learners); err != nil {
 					return none, err
 				}
 				behavior.version++
@@ -209,19 +221,28 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 			if err := r.save(learners, behavior, ref, step, phase); err != nil {
 				return none, err
 			}
-			pairs = nil
+			collected = false
 		}
-		if given == nil && pairs == nil {
-			if pairs, count, err = samples.phase(ctx, phase, phase*k, min((phase+1)*k, cfg.Steps), behavior, ref); err != nil {
+		if !offlineRun && !collected {
+			fresh, counted, err := samples.phase(ctx, phase, phase*k, min((phase+1)*k, cfg.Steps), behavior, ref)
+			if err != nil {
 				return none, err
 			}
-			if err := r.checkSampler(ctx, pairs, behavior); err != nil {
+			if err := r.checkSampler(ctx, fresh, behavior); err != nil {
 				return none, err
 			}
+			if pairs, err = samples.keep(ctx, pairs, fresh, phase, behavior, ref); err != nil {
+				return none, err
+			}
+			counted.Truncated += count.Truncated
+			count, collected = counted, true
 		}
 		batch := pairs[step]
+		if cfg.Replay > 0 {
+			batch = r.draw(pairs, step)
+		}
 		if given != nil {
-			batch = given.step(step)
+			batch = slices.Concat(given.step(step), batch)
 		}
 		m := Metrics{}
 		if err := r.reference(ctx, batch, behavior, ref, m); err != nil {
@@ -274,8 +295,14 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 // reference makes sure that the batch carries log-probs of the current reference.
 func (r *run) reference(ctx context.Context, batch []*data.Preference, behavior versioned, ref *reference, m Metrics) error {
 	start := time.Now()
-	if !r.loss.ReferenceFree && len(batch) > 0 && (len(batch[0].RefChosenLogps) == 0 || (ref.kind == "ema" && ref.version > 0)) {
-		if err := ref.fill(ctx, r.setup.Backend, r.setup.Scorer, ref.of(behavior).policy, batch, r.cfg.Micro()); err != nil {
+	var lacking []*data.Preference
+	for _, p := range batch {
+		if len(p.RefChosenLogps) == 0 || ref.kind == "ema" && ref.version > 0 {
+			lacking = append(lacking, p)
+		}
+	}
+	if !r.loss.ReferenceFree && len(lacking) > 0 {
+		if err := ref.fill(ctx, r.setup.Backend, r.setup.Scorer, ref.of(behavior).policy, lacking, r.cfg.Micro()); err != nil {
 			return err
 		}
 	}
@@ -320,7 +347,7 @@ func (r *run) step(learners []*learner, batch []*data.Preference, step int, m Me
 			m["learning_rate"] = res.rate
 			tokens, padded = tokens+res.tokens, padded+res.padded
 		}
-		if len(batch[0].ChosenLogps) > 0 { // on samples of π_β: an unbiased estimate of KL(π_β ‖ π_θ)
+		if !slices.ContainsFunc(batch, func(p *data.Preference) bool { return len(p.ChosenLogps) == 0 }) { // on samples of π_β: an unbiased estimate of KL(π_β ‖ π_θ)
 			m["kl/behavior"] = behavior - (m["logps/chosen"]+m["logps/rejected"])/2
 			r.beta = r.cfg.Loss.Schedule.after(r.beta, m["kl/behavior"])
 		}
@@ -384,6 +411,35 @@ func (r *run) log(step int, m Metrics) error {
 		return nil
 	}
 	return r.setup.Log(step, m)
+}
+
+// refresh is π_β of the next phase: the merged learners, or the moving average that goes on to them.
+func (r *run) refresh(old models.Policy, learners []*learner) (models.Policy, error) {
+	policy, err := merged(r.setup.Backend, r.cfg.Merge, "behavior", learners)
+	if err != nil || r.cfg.Behavior != "ema" {
+		return policy, err
+	}
+	defer release(policy)
+	average, err := models.EMA(r.setup.Backend, old, policy, r.cfg.EMAAlpha)
+	average.Name = "behavior"
+	if err != nil {
+		return average, fmt.Errorf("ema behavior: %w", err)
+	}
+	return average, nil
+}
+
+// draw takes a step's pairs, without replacement, from those of the last Replay steps: a function of seed and step.
+func (r *run) draw(pairs map[int][]*data.Preference, step int) []*data.Preference {
+	var queue []*data.Preference
+	for s := max(0, step-r.cfg.Replay+1); s <= step; s++ {
+		queue = append(queue, pairs[s]...)
+	}
+	order := data.Order(len(queue), mix(r.cfg.Seed^0x7265706c6179), step)
+	batch := make([]*data.Preference, 0, r.cfg.fresh())
+	for _, i := range order[:min(len(order), r.cfg.fresh())] {
+		batch = append(batch, queue[i])
+	}
+	return batch
 }
 
 // moveEMA moves the reference to (1−α)·reference + α·merged learners.

@@ -61,7 +61,7 @@ func (s *Session) OpenArtifact(ctx context.Context, path, base string) (_ *Artif
 	a.Weights = a.Base.Read
 	switch {
 	case a.run != nil:
-		a.policy, err = bpo.OpenPolicy(filepath.Join(path, bpo.PolicyFile), a.Base.Config)
+		a.policy, err = bpo.OpenPolicy(bpo.PolicyPath(path), a.Base.Config)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("%s: the run has no final policy yet; finish it with bpo train or bpo sweep", path)
 		}

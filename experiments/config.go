@@ -69,12 +69,13 @@ type TaskConfig struct {
 
 // PromptsConfig names prompt files (Parquet, JSONL, JSONL.gz) where there is no task.
 type PromptsConfig struct {
-	Train   string `mapstructure:"train" yaml:"train"`     // to collect preferences on
-	SFT     string `mapstructure:"sft" yaml:"sft"`         // to fine-tune the starting adapters on; "" = train
-	Eval    string `mapstructure:"eval" yaml:"eval"`       // for the curves, and for the result where there is no test
-	Test    string `mapstructure:"test" yaml:"test"`       // for the result, used once
-	TrainN  int    `mapstructure:"train_n" yaml:"train_n"` // the first n rows only; 0 = all
-	Leakage string `mapstructure:"leakage" yaml:"leakage"` // prompts of eval and test that are also trained on: error | drop | allow
+	Train   string       `mapstructure:"train" yaml:"train"`     // to collect preferences on
+	SFT     string       `mapstructure:"sft" yaml:"sft"`         // to fine-tune the starting adapters on; "" = train
+	Eval    string       `mapstructure:"eval" yaml:"eval"`       // for the curves, and for the result where there is no test
+	Test    string       `mapstructure:"test" yaml:"test"`       // for the result, used once
+	TrainN  int          `mapstructure:"train_n" yaml:"train_n"` // the first n rows only; 0 = all
+	Select  SelectConfig `mapstructure:"select" yaml:"select,omitempty"`
+	Leakage string       `mapstructure:"leakage" yaml:"leakage"` // prompts of eval and test that are also trained on: error | drop | allow
 }
 
 // PretrainConfig trains the scratch model, all weights, on the sft split. Its own seed keeps one base model for
@@ -86,12 +87,14 @@ type PretrainConfig struct {
 
 // EvalConfig says how policies are measured against the reference texts.
 type EvalConfig struct {
-	Every       int             `mapstructure:"every" yaml:"every"`             // steps between evaluations; 0 = only at the end
-	N           int             `mapstructure:"n" yaml:"n"`                     // prompts; 0 = all
-	Temperature float64         `mapstructure:"temperature" yaml:"temperature"` // 0 = greedy
-	KLSamples   int             `mapstructure:"kl_samples" yaml:"kl_samples"`   // prompts for KL to the initial policy; 0 = none
-	Bootstrap   int             `mapstructure:"bootstrap" yaml:"bootstrap"`     // resamples for the interval
-	Annotator   annotate.Config `mapstructure:"annotator" yaml:"annotator"`     // "" = the training annotator, without its noise
+	Every       int     `mapstructure:"every" yaml:"every"`             // steps between evaluations; 0 = only at the end
+	N           int     `mapstructure:"n" yaml:"n"`                     // prompts; 0 = all
+	Temperature float64 `mapstructure:"temperature" yaml:"temperature"` // 0 = greedy
+	KLSamples   int     `mapstructure:"kl_samples" yaml:"kl_samples"`   // prompts for KL to the initial policy; 0 = none
+	Bootstrap   int     `mapstructure:"bootstrap" yaml:"bootstrap"`     // resamples for the interval
+	// Extrapolate are factors α to try at the end, see trial.extrapolate; none: the trained policy is the result.
+	Extrapolate []float64       `mapstructure:"extrapolate" yaml:"extrapolate,omitempty"`
+	Annotator   annotate.Config `mapstructure:"annotator" yaml:"annotator"` // "" = the training annotator, without its noise
 }
 
 // SweepConfig makes trials: the product of the grid's lists, times the paired settings.
@@ -184,6 +187,12 @@ func (c *Config) Validate() error {
 		return bad("learners: %d full learners that start at one model and see the same pairs stay equal; set sft.steps, or train: lora", c.Learners)
 	case c.Eval.Every < 0 || c.Eval.N < 0 || c.Eval.KLSamples < 0 || c.Eval.Bootstrap < 0:
 		return bad("eval: every, n, kl_samples and bootstrap cannot be negative")
+	case c.Start != "" && c.SFT.Steps > 0:
+		return bad("start: %s starts the learners, so that sft.steps %d have nothing to begin with; leave one out", c.Start, c.SFT.Steps)
+	case slices.ContainsFunc(c.Eval.Extrapolate, func(a float64) bool { return !(a > 0) || a > 100 }):
+		return bad("eval.extrapolate: %v, every factor must be positive (0 is always tried)", c.Eval.Extrapolate)
+	case len(c.Eval.Extrapolate) > 0 && c.Task.Name == "" && c.Prompts.Test == "":
+		return bad("eval.extrapolate: the factor is chosen on prompts.eval, so the result needs other prompts; name prompts.test")
 	case c.Eval.Temperature < 0:
 		return bad("eval.temperature: %g is negative; 0 is greedy", c.Eval.Temperature)
 	}
@@ -192,7 +201,7 @@ func (c *Config) Validate() error {
 			return err
 		}
 	}
-	for _, err := range []error{c.Track.validate(), c.validateScratch(), c.Pretrain.Validate("pretrain"), c.SFT.Validate("sft"), c.validateTask()} {
+	for _, err := range []error{c.Track.validate(), c.validateScratch(), c.Pretrain.Validate("pretrain"), c.SFT.Validate("sft"), c.validateTask(), c.Prompts.Select.validate()} {
 		if err != nil {
 			return err
 		}

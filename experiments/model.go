@@ -188,6 +188,14 @@ func startPolicies(ctx context.Context, c *Config, b compute.Backend, m *base, s
 		if c.Train == "lora" {
 			fresh.Adapter = models.NewAdapter(m.model.Config, c.LoRA, seed)
 		}
+		if c.Start != "" {
+			p, err := c.startFrom(b, m, fresh)
+			if err != nil {
+				return nil, fmt.Errorf("start: %w", err)
+			}
+			out[i] = p
+			continue
+		}
 		if c.SFT.Steps == 0 {
 			out[i] = fresh
 			continue
@@ -227,4 +235,23 @@ func startPolicies(ctx context.Context, c *Config, b compute.Backend, m *base, s
 		out[i].Name = "sft"
 	}
 	return out, nil
+}
+
+// startFrom is the checkpoint that learners start from: its adapter goes on, or a fresh one is put over all its weights;
+// full training folds its adapter into them.
+func (c *Config) startFrom(b compute.Backend, m *base, fresh models.Policy) (models.Policy, error) {
+	p, err := bpo.LoadCheckpoint(c.StartPath(), m.model)
+	if err != nil {
+		return p, err
+	}
+	p.Name = "sft"
+	switch {
+	case c.Train == "full":
+		return models.Fold(b, p)
+	case p.Adapter == nil:
+		p.Adapter = fresh.Adapter
+	case p.Adapter.LoRA.Key() != c.LoRA.Key():
+		return p, fmt.Errorf("%s has an adapter of another kind (%+v) than lora says (%+v)", c.StartPath(), p.Adapter.LoRA, c.LoRA)
+	}
+	return p, nil
 }

@@ -34,7 +34,7 @@ func (s *Session) OpenPolicy(ctx context.Context, path, dtype, chat string) (*Po
 		if err != nil {
 			return nil, err
 		}
-		p, err := bpo.LoadPolicy(filepath.Join(path, bpo.PolicyFile), r.base.model)
+		p, err := bpo.LoadPolicy(bpo.PolicyPath(path), r.base.model)
 		if errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("%s: the run has no final policy yet; finish it with bpo train or bpo sweep", path)
 		}
@@ -104,7 +104,7 @@ func (s *Session) EvaluateRun(ctx context.Context, path string, useEval bool, ad
 	if err != nil {
 		return Evaluation{}, err
 	}
-	p, err := bpo.LoadPolicy(filepath.Join(path, bpo.PolicyFile), r.base.model)
+	p, err := bpo.LoadPolicy(bpo.PolicyPath(path), r.base.model)
 	if err != nil {
 		return Evaluation{}, err
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 
 	"github.com/gomlx/compute"
@@ -90,6 +91,9 @@ func (s *Session) prepare(ctx context.Context, cfg Config, dir *RunDir, ui UI) (
 			return nil, err
 		}
 		r.truncated += cut
+	}
+	if r.train, err = cfg.Prompts.Select.prompts(ctx, r.base, r.train, cfg.Model.Chat, r.base.model.Config.MaxPositions, cfg.Sample.Batch, cfg.Seed); err != nil {
+		return nil, err
 	}
 	if err := r.checkData(); err != nil {
 		return nil, err
@@ -180,10 +184,15 @@ func (r *trial) run(ctx context.Context) (Result, error) {
 	if err != nil {
 		return result, err
 	}
+	policy, expo, err := r.extrapolate(ctx, policy)
+	if err != nil {
+		return result, err
+	}
 	final, err := r.final(ctx, policy, r.cfg.Steps)
 	if err != nil {
 		return result, err
 	}
+	maps.Copy(final.Metrics, expo)
 	r.ui.Step(r.cfg.Steps, final.Metrics)
 	result.Final, result.Outcomes = final.Metrics, final.Outcomes
 	return result, data.Write(filepath.Join(r.dir.Path, "samples", "final.parquet"), final.Outputs, nil)
@@ -221,7 +230,7 @@ func (r *trial) initial(ctx context.Context, result *Result) error {
 		return err
 	}
 	c := r.cfg
-	if c.SFT.Steps == 0 {
+	if c.SFT.Steps == 0 && c.Start == "" {
 		start = "" // fresh adapters change nothing, whatever their seed
 	}
 	key := []any{"initial", r.base.hash, start, texts, c.Eval, c.Model.Chat, c.MaxPromptTokens, c.MaxCompletionTokens, c.Backend}

@@ -1,0 +1,269 @@
+package bpo
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"gobpo/data"
+)
+
+// longReferences gives the prompts texts to vary.
+func longReferences(s *Setup) {
+	for i := range s.Prompts {
+		s.Prompts[i].Reference = fmt.Sprintf("tea jam pack tea jam %d", i)
+	}
+}
+
+func givenPairs(t *testing.T, n int) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "pairs.parquet")
+	var rows []data.Preference
+	for i := range n {
+		score, zero := float64(i), 0.0
+		rows = append(rows, data.Preference{ID: fmt.Sprint("given-", i), Prompt: fmt.Sprint("pack ", i), Chosen: "tea jam", Rejected: fmt.Sprint("no ", i), ChosenScore: &score, RejectedScore: &zero})
+	}
+	if err := data.Write(path, rows, nil); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// collected reads a run's pairs, by step.
+func collected(t *testing.T, dir string) map[int][]data.Preference {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "pairs", "*", "*.parquet"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no pairs: %v", err)
+	}
+	all := map[int][]data.Preference{}
+	for _, f := range files {
+		rows, err := data.Read[data.Preference](f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range rows {
+			all[r.Step] = append(all[r.Step], r)
+		}
+	}
+	return all
+}
+
+// Every option that changes where pairs come from is, killed and resumed inside its last phase, the uninterrupted run.
+func TestRelatedSystemsResume(t *testing.T) {
+	pairs := givenPairs(t, 6)
+	for name, change := range map[string]func(*Setup){
+		"sapo": func(s *Setup) {
+			longReferences(s)
+			s.Config.Data, s.Config.SelfPlay.Segment, s.Config.Behavior, s.Config.EMAAlpha, s.Config.Replay = "self_play", 3, "ema", 0.5, 3
+			s.Config.Refresh, s.Config.Reference = 4, "sft"
+		},
+		"self-play, behavior reference": func(s *Setup) {
+			longReferences(s)
+			s.Config.Data, s.Config.SelfPlay.Segment = "self_play", 3
+		},
+		"replay": func(s *Setup) { s.Config.Replay, s.Config.Refresh = 3, 4 },
+		"mix":    func(s *Setup) { s.Config.Mix = Mix{Pairs: pairs, Share: 0.5} },
+		"mix, ema reference": func(s *Setup) {
+			s.Config.Mix, s.Config.Reference, s.Config.EMAAlpha = Mix{Pairs: pairs, Share: 0.25}, "ema", 0.5
+		},
+		"picked": func(s *Setup) { s.Config.Sample.N, s.Config.Sample.Pick = 4, "embedding_distance" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := testSetup(t)
+			change(&s)
+			_, whole := mustRecord(t, s)
+			again := s
+			again.Dir = t.TempDir()
+			again.Config.CheckpointEvery = 1
+			again.Log = func(step int, m Metrics) error {
+				if step == 4 {
+					return errKilled
+				}
+				return nil
+			}
+			if _, err := Train(context.Background(), again); !errors.Is(err, errKilled) {
+				t.Fatal(err)
+			}
+			_, resumed := mustRecord(t, again)
+			want := untimed(whole)[4]
+			for key, v := range untimed(resumed)[4] {
+				if !strings.HasPrefix(key, "collect/") && v != want[key] {
+					t.Errorf("%s is %v resumed, %v uninterrupted", key, v, want[key])
+				}
+			}
+			if len(resumed) != 1 {
+				t.Errorf("%d steps after the kill", len(resumed))
+			}
+		})
+	}
+}
+
+// Self-play varies one segment of each reference, and asks no annotator.
+func TestSelfPlayPairs(t *testing.T) {
+	s := testSetup(t)
+	longReferences(&s)
+	s.Config.Data, s.Config.SelfPlay.Segment, s.Config.Reference = "self_play", 2, "sft"
+	s.Config.MaxCompletionTokens = 16
+	s.Annotator = nil
+	_, m := mustRecord(t, s)
+	if _, ok := m[1]["kl/behavior"]; ok {
+		t.Error("a KL of texts that nobody sampled")
+	}
+	eos := s.Model.Tokenizer.EOS()
+	n := 0
+	for _, rows := range collected(t, s.Dir) {
+		for _, r := range rows {
+			n++
+			a, b := r.ChosenIDs, r.RejectedIDs
+			if want := append(s.Model.Tokenizer.EncodePlain(r.Reference), eos); !slices.Equal(a, want) {
+				t.Errorf("chosen is %v, the reference %v", a, want)
+			}
+			same := 0
+			for same < min(len(a), len(b)) && a[same] == b[same] {
+				same++
+			}
+			tail := 0
+			for tail < min(len(a), len(b))-same && a[len(a)-1-tail] == b[len(b)-1-tail] {
+				tail++
+			}
+			if ended := b[len(b)-1] == eos && len(b) < len(a); !ended && (len(b) != len(a) || len(a)-same-tail > 2) {
+				t.Errorf("%v became %v", a, b)
+			}
+			if len(r.RefChosenLogps) != len(a) || len(r.ChosenLogps) != 0 || r.Annotator != "self_play" {
+				t.Errorf("row %+v", r)
+			}
+		}
+	}
+	if n < 12 {
+		t.Errorf("%d pairs", n)
+	}
+	s = testSetup(t)
+	s.Config.Data, s.Config.SelfPlay.Segment = "self_play", 2
+	s.Prompts[3].Reference = ""
+	if _, err := Train(context.Background(), s); err == nil || !strings.Contains(err.Error(), "prompt 3 has no reference text") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// A replayed step draws from the last steps' pairs and no others; a mixed one has its share of given pairs.
+func TestReplayAndMix(t *testing.T) {
+	s := testSetup(t)
+	r := &run{setup: s, cfg: &s.Config}
+	r.cfg.Replay = 2
+	pairs := map[int][]*data.Preference{}
+	for step := range 4 {
+		for i := range 4 {
+			pairs[step] = append(pairs[step], &data.Preference{ID: fmt.Sprint(step, i), Step: step})
+		}
+	}
+	older, seen, batch := 0, map[string]bool{}, r.draw(pairs, 3)
+	for _, p := range batch {
+		if p.Step < 2 || seen[p.ID] {
+			t.Errorf("drew %s", p.ID)
+		}
+		seen[p.ID] = true
+		if p.Step == 2 {
+			older++
+		}
+	}
+	if len(batch) != 4 || older == 0 {
+		t.Errorf("drew %d pairs, %d of the step before", len(batch), older)
+	}
+	if a, b := r.draw(pairs, 3), r.draw(pairs, 3); !slices.Equal(a, b) {
+		t.Error("a step draws differently")
+	}
+
+	s = testSetup(t)
+	s.Config.Mix, s.Config.Ties = Mix{Pairs: givenPairs(t, 6), Share: 0.25}, "random"
+	_, m := mustRecord(t, s)
+	fresh := 0
+	for _, rows := range collected(t, s.Dir) {
+		fresh += len(rows)
+	}
+	if total := m[1]["num_pairs"] + m[2]["num_pairs"] + m[3]["num_pairs"] + m[4]["num_pairs"]; int(total) != fresh+4 || fresh > 12 {
+		t.Errorf("%v pairs trained on, %d collected", total, fresh)
+	}
+}
+
+func TestSelectPairs(t *testing.T) {
+	s := testSetup(t)
+	path := givenPairs(t, 8)
+	ids := func(sel Select) string {
+		t.Helper()
+		s.Config.Data, s.Config.Select = "offline:"+path, sel
+		o, _, err := loadOffline(&s.Config, path, s.Model)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []string
+		for _, p := range o.pairs {
+			all = append(all, strings.TrimPrefix(p.ID, "given-"))
+		}
+		return strings.Join(all, " ")
+	}
+	if got := ids(Select{By: "reward_gap", Keep: 0.4}); got != "7 6 5 4" { // ⌈3.2⌉
+		t.Errorf("largest gaps: %s", got)
+	}
+	if got := ids(Select{By: "reward_gap", Keep: 0.25, Low: true}); got != "0 1" {
+		t.Errorf("smallest gaps: %s", got)
+	}
+	if a, b := ids(Select{By: "random", Keep: 0.5}), ids(Select{By: "random", Keep: 0.5}); a != b || len(strings.Fields(a)) != 4 {
+		t.Errorf("at random: %s, %s", a, b)
+	}
+	rows := []data.Preference{{Prompt: "pack", Chosen: "tea", Rejected: "jam"}}
+	bare := filepath.Join(t.TempDir(), "bare.parquet")
+	if err := data.Write(bare, rows, nil); err != nil {
+		t.Fatal(err)
+	}
+	s.Config.Data, s.Config.Select = "offline:"+bare, Select{By: "reward_gap", Keep: 1}
+	if _, _, err := loadOffline(&s.Config, bare, s.Model); err == nil || !strings.Contains(err.Error(), "select.by: reward_gap needs scores, and row 1") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// An EMA that moves all the way is the learner; picking two of two is picking none.
+func TestRelatedLimits(t *testing.T) {
+	s := testSetup(t)
+	s.Config.Refresh = 4
+	_, learner := mustRecord(t, s)
+	s.Dir = t.TempDir()
+	s.Config.Behavior, s.Config.EMAAlpha = "ema", 1
+	_, ema := mustRecord(t, s)
+	for step := range 4 {
+		if d := learner[step+1]["logps/chosen"] - ema[step+1]["logps/chosen"]; d > 1e-3 || d < -1e-3 {
+			t.Errorf("step %d: log-probs %v under the learner, %v under an EMA of it alone", step+1, learner[step+1]["logps/chosen"], ema[step+1]["logps/chosen"])
+		}
+	}
+	s = testSetup(t)
+	_, plain := mustRecord(t, s)
+	s.Dir = t.TempDir()
+	s.Config.Sample.Pick = "random"
+	_, picked := mustRecord(t, s)
+	sameMetrics(t, "two picked of two", picked, plain)
+}
+
+func TestRelatedConfigErrors(t *testing.T) {
+	for want, change := range map[string]func(*Config){
+		"start: ":             func(c *Config) { c.Start = "there" },
+		"start: 2 learners":   func(c *Config) { c.Start, c.Learners = "checkpoint:x", 2 },
+		"self_play.segment: ": func(c *Config) { c.Data = "self_play" },
+		"mix.share: ":         func(c *Config) { c.Mix = Mix{Pairs: "x", Share: 1} },
+		"mix.pairs: ":         func(c *Config) { c.Mix, c.Data = Mix{Pairs: "x", Share: 0.5}, "offline:x" },
+		"replay: ":            func(c *Config) { c.Replay = -1 },
+		"select.by: ":         func(c *Config) { c.Select = Select{By: "random", Keep: 0.5} },
+		"select.keep: ":       func(c *Config) { c.Select, c.Data = Select{By: "random"}, "offline:x" },
+		"sample.pick: ":       func(c *Config) { c.Sample.Pick = "best" },
+		"behavior: ":          func(c *Config) { c.Behavior = "emma" },
+	} {
+		c := DefaultConfig()
+		change(&c)
+		if err := c.Validate(); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("error %v, want %q", err, want)
+		}
+	}
+}

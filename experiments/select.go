@@ -1,0 +1,156 @@
+package experiments
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+
+	"gobpo/bpo"
+	"gobpo/data"
+	"gobpo/models"
+)
+
+// SelectConfig keeps a share of the prompts to collect on, before anything is annotated.
+type SelectConfig struct {
+	// By is random; density, which draws prompts with a chance of one over the density of prompts around them (inverse
+	// propensity sampling over a kernel estimate on mean final states, Sachdeva et al. 2024, arXiv 2402.09668 §3.2); or
+	// ask_llm, the prompts of which the base model thinks most that they are good to learn from (the same, §3.1).
+	By   string  `mapstructure:"by" yaml:"by,omitempty"`
+	Keep float64 `mapstructure:"keep" yaml:"keep,omitempty"` // in (0, 1]
+}
+
+func (c SelectConfig) validate() error {
+	switch {
+	case !slices.Contains([]string{"", "random", "density", "ask_llm"}, c.By):
+		return fmt.Errorf("prompts.select.by: %q is not random, density or ask_llm", c.By)
+	case (c.By == "") != (c.Keep == 0) || c.Keep < 0 || c.Keep > 1:
+		return fmt.Errorf("prompts.select.keep: %g, must be in (0, 1] with prompts.select.by, and absent otherwise", c.Keep)
+	}
+	return nil
+}
+
+// prompts picks the prompts to keep, in their order.
+func (c SelectConfig) prompts(ctx context.Context, b *base, all []bpo.Prompt, chatMode string, limit, batch int, seed uint64) ([]bpo.Prompt, error) {
+	if c.By == "" {
+		return all, nil
+	}
+	scores := make([]float64, len(all)) // the highest are kept
+	rng := rand.New(rand.NewPCG(seed, 0x73656c656374))
+	switch c.By {
+	case "random":
+		for i := range scores {
+			scores[i] = rng.Float64()
+		}
+	case "density":
+		states, err := embedPrompts(ctx, b, all, batch)
+		if err != nil {
+			return nil, err
+		}
+		for i, d := range densities(states) { // Efraimidis and Spirakis 2006: the largest of ln(u)/weight, weight 1/density
+			scores[i] = math.Log(1-rng.Float64()) * d
+		}
+	case "ask_llm":
+		var err error
+		if scores, err = askLLM(ctx, b, all, chatMode, limit, batch); err != nil {
+			return nil, err
+		}
+	}
+	order := data.Order(len(all), seed, 0) // also of equal scores
+	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(scores[j], scores[i]) })
+	kept := order[:int(math.Ceil(c.Keep*float64(len(all))))]
+	slices.Sort(kept)
+	out := make([]bpo.Prompt, len(kept))
+	for i, at := range kept {
+		out[i] = all[at]
+	}
+	return out, nil
+}
+
+func embedPrompts(ctx context.Context, b *base, all []bpo.Prompt, batch int) ([][]float32, error) {
+	rows := make([]models.Row, len(all))
+	for i, p := range all {
+		rows[i] = models.Row{Prompt: p.Tokens[:1], Completions: [][]int32{p.Tokens[min(1, len(p.Tokens)-1):]}}
+	}
+	states, err := b.scorer.Embed(ctx, models.Policy{Base: b.model.Base}, rows, batch)
+	if err != nil {
+		return nil, fmt.Errorf("prompts.select: %w", err)
+	}
+	out := make([][]float32, len(states))
+	for i, s := range states {
+		out[i] = s[0]
+	}
+	return out, nil
+}
+
+// densities are Gaussian kernel estimates at the points themselves, up to a factor; the bandwidth is the median distance.
+func densities(points [][]float32) []float64 {
+	n := len(points)
+	square := func(a, b []float32) float64 {
+		sum := 0.0
+		for i := range a {
+			d := float64(a[i] - b[i])
+			sum += d * d
+		}
+		return sum
+	}
+	var some []float64
+	for i := range min(n, 200) {
+		for j := range i {
+			some = append(some, square(points[i*n/min(n, 200)], points[j*n/min(n, 200)]))
+		}
+	}
+	width := 1.0
+	if len(some) > 0 {
+		slices.Sort(some)
+		width = max(some[len(some)/2], 1e-12)
+	}
+	out := make([]float64, n)
+	for i := range points {
+		out[i]++
+		for j := range i {
+			k := math.Exp(-square(points[i], points[j]) / (2 * width))
+			out[i] += k
+			out[j] += k
+		}
+	}
+	for i := range out {
+		out[i] /= float64(n)
+	}
+	return out
+}
+
+const askText = "###\n%s\n###\n\nDoes the text between the ### signs hold an informative request that is good to learn from? Answer yes or no.\nAnswer:"
+
+// askLLM gives the base model's log odds of answering yes.
+func askLLM(ctx context.Context, b *base, all []bpo.Prompt, chatMode string, limit, batch int) ([]float64, error) {
+	questions := make([]data.Prompt, len(all))
+	for i, p := range all {
+		questions[i] = data.Prompt{ID: p.ID, Prompt: fmt.Sprintf(askText, p.Text)}
+	}
+	t := b.model.Tokenizer
+	answers := [][]int32{t.EncodePlain(" yes"), t.EncodePlain(" no")}
+	asked, _, err := tokenise(b.model, chatMode, questions, limit-max(len(answers[0]), len(answers[1])))
+	if err != nil {
+		return nil, err
+	}
+	rows := make([]models.Row, len(asked))
+	for i, q := range asked {
+		rows[i] = models.Row{Prompt: q.Tokens, Completions: answers}
+	}
+	logps, err := b.scorer.LogProbs(ctx, models.Policy{Base: b.model.Base}, rows, batch)
+	if err != nil {
+		return nil, fmt.Errorf("prompts.select: %w", err)
+	}
+	odds := make([]float64, len(rows))
+	for i, l := range logps {
+		for k, sign := range []float64{1, -1} {
+			for _, v := range l[k] {
+				odds[i] += sign * float64(v)
+			}
+		}
+	}
+	return odds, nil
+}
