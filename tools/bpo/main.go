@@ -45,7 +45,7 @@ come from (data). bpo sweep runs the grid over them; bpo report draws it.`,
 	root.AddCommand(
 		newValidateCmd(), newShowCmd(), newTrainCmd(), newSweepCmd(), newWatchCmd(), newReportCmd(), newCompareCmd(), newEvalCmd(),
 		newSampleCmd(), newServeCmd(), newTokenizeCmd(), newLogprobsCmd(), newLossesCmd(), newOptimizersCmd(), newAnnotatorsCmd(),
-		newMergeCmd(), newExportCmd(), newDoctorCmd(), newFetchCmd(), newDataCmd(),
+		newMergeCmd(), newExportCmd(), newDoctorCmd(), newFetchCmd(), newDataCmd(), newSlurmTaskCmd(),
 	)
 	return root
 }
