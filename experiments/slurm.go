@@ -67,6 +67,9 @@ const (
 // SubmitSlurm submits the trials that are missing, unfinished or failed as one array job. It returns no submission where
 // there is nothing to do. What is done, at work or in Slurm's queue is left alone; all says what was found.
 func SubmitSlurm(ctx context.Context, trials []Trial, o SlurmOptions) (_ *Submission, all []TrialStatus, err error) {
+	if _, err := findTool("sbatch"); err != nil {
+		return nil, nil, err
+	}
 	study, err := filepath.Abs(StudyDir(o.Out, trials[0].Config))
 	if err != nil {
 		return nil, nil, err
@@ -230,11 +233,19 @@ func parseJobID(out string) (string, error) {
 	return id, nil
 }
 
-// slurmTool runs one of Slurm's commands; where it fails, the error is what it said.
-func slurmTool(ctx context.Context, name string, args ...string) (string, error) {
+func findTool(name string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err != nil {
-		return "", fmt.Errorf("%s is not in PATH; a machine of the Slurm cluster that may submit has it", name)
+		return "", fmt.Errorf("%s is not in PATH; it is where one logs in to a Slurm cluster", name)
+	}
+	return path, nil
+}
+
+// slurmTool runs one of Slurm's commands; where it fails, the error is what it said.
+func slurmTool(ctx context.Context, name string, args ...string) (string, error) {
+	path, err := findTool(name)
+	if err != nil {
+		return "", err
 	}
 	cmd := exec.CommandContext(ctx, path, args...)
 	var out, errs bytes.Buffer

@@ -31,8 +31,8 @@ func (t slurmTask) String() string {
 	return strings.TrimSpace(t.ID + " " + t.State)
 }
 
-// submissions lists the array jobs of a study, newest first.
-func submissions(study string) ([]Submission, error) {
+// Submissions lists the array jobs of a study, newest first.
+func Submissions(study string) ([]Submission, error) {
 	entries, err := os.ReadDir(filepath.Join(study, slurmDir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -59,7 +59,7 @@ func submissions(study string) ([]Submission, error) {
 // slurmTasks says for each trial that was submitted what its task is doing or, where it has none any more, how the newest
 // one ended. Slurm is asked only about submissions with a trial in open.
 func slurmTasks(ctx context.Context, study string, open map[string]bool) (map[string]slurmTask, error) {
-	all, err := submissions(study)
+	all, err := Submissions(study)
 	if err != nil {
 		return nil, err
 	}

@@ -39,17 +39,29 @@ func (s *slurmFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringArrayVar(&s.extra, "sbatch", nil, `slurm: more arguments of sbatch, split at spaces, as "--account=x --qos=long" (repeatable)`)
 }
 
-// args are sbatch's.
-func (s *slurmFlags) args() (args []string) {
+// options are what was asked for, for the launcher.
+func (s *slurmFlags) options(cmd *cobra.Command, o experiments.SweepOptions) experiments.SlurmOptions {
+	so := experiments.SlurmOptions{Out: o.Out, Retry: o.Retry}
+	if cmd.Flags().Changed("jobs") { // its default is for one machine
+		so.Jobs = o.Jobs
+	}
 	for _, n := range sbatchNames {
 		if v := *s.given[n.flag]; v != "" {
-			args = append(args, "--"+n.option+"="+v)
+			so.Args = append(so.Args, "--"+n.option+"="+v)
 		}
 	}
 	for _, e := range s.extra {
-		args = append(args, strings.Fields(e)...)
+		so.Args = append(so.Args, strings.Fields(e)...)
 	}
-	return args
+	if backend, _ := cmd.Flags().GetString("backend"); backend != "" {
+		so.Flags = append(so.Flags, "--backend="+backend)
+	}
+	for _, name := range []string{"offline", "verbose"} {
+		if on, _ := cmd.Flags().GetBool(name); on {
+			so.Flags = append(so.Flags, "--"+name)
+		}
+	}
+	return so
 }
 
 // misplaced names a flag of Slurm's that was given to another launcher.
@@ -64,14 +76,6 @@ func (s *slurmFlags) misplaced(cmd *cobra.Command) error {
 
 // submitSweep hands a sweep's trials to Slurm and says what became of them.
 func submitSweep(cmd *cobra.Command, trials []experiments.Trial, o experiments.SlurmOptions) error {
-	if backend, _ := cmd.Flags().GetString("backend"); backend != "" {
-		o.Flags = append(o.Flags, "--backend="+backend)
-	}
-	for _, name := range []string{"offline", "verbose"} {
-		if on, _ := cmd.Flags().GetBool(name); on {
-			o.Flags = append(o.Flags, "--"+name)
-		}
-	}
 	s, all, err := experiments.SubmitSlurm(cmd.Context(), trials, o)
 	if err != nil {
 		return err

@@ -32,10 +32,8 @@ runs nothing and shows the state of every trial, wherever it runs.`,
 			if launcher != "local" && launcher != "slurm" {
 				return fmt.Errorf("--launcher: %q is not local or slurm", launcher)
 			}
-			if launcher == "local" {
-				if err := slurm.misplaced(cmd); err != nil {
-					return err
-				}
+			if err := slurm.misplaced(cmd); launcher == "local" && !status && err != nil {
+				return err
 			}
 			sweeps := make([][]experiments.Trial, len(args))
 			for i, path := range args { // all of them first: a mistake in the last file should not cost the first one's hours
@@ -44,31 +42,19 @@ runs nothing and shows the state of every trial, wherever it runs.`,
 					return err
 				}
 			}
-			session := newSession(cmd)
+			o.Run = newSession(cmd).Execute
 			failed := 0
 			for _, trials := range sweeps {
-				if status || launcher == "slurm" {
-					var err error
-					if status {
-						err = sweepStatus(cmd, trials, o.Out)
-					} else {
-						so := experiments.SlurmOptions{Out: o.Out, Retry: o.Retry, Args: slurm.args()}
-						if cmd.Flags().Changed("jobs") { // its default is for one machine
-							so.Jobs = o.Jobs
-						}
-						err = submitSweep(cmd, trials, so)
-					}
-					if err != nil {
-						return err
-					}
-					continue
+				n, err := 0, error(nil)
+				switch {
+				case status:
+					err = sweepStatus(cmd, trials, o.Out)
+				case launcher == "slurm":
+					err = submitSweep(cmd, trials, slurm.options(cmd, o))
+				default:
+					n, err = runSweep(cmd, trials, o)
 				}
-				o.Run, o.UI = session.Execute, newProgress(cmd.ErrOrStderr())
-				n, err := experiments.Sweep(cmd.Context(), trials, o)
 				if err != nil {
-					return err
-				}
-				if err := printTable(cmd, o.Out, trials); err != nil {
 					return err
 				}
 				failed += n
@@ -87,6 +73,15 @@ runs nothing and shows the state of every trial, wherever it runs.`,
 	cmd.Flags().BoolVar(&status, "status", false, "run nothing; show the state of every trial")
 	slurm.add(cmd)
 	return cmd
+}
+
+// runSweep runs a sweep's trials here, prints its table and returns how many failed.
+func runSweep(cmd *cobra.Command, trials []experiments.Trial, o experiments.SweepOptions) (failed int, err error) {
+	o.UI = newProgress(cmd.ErrOrStderr())
+	if failed, err = experiments.Sweep(cmd.Context(), trials, o); err != nil {
+		return failed, err
+	}
+	return failed, printTable(cmd, o.Out, trials)
 }
 
 // printTable gathers a sweep's results, saves them beside its runs and prints them.
