@@ -18,7 +18,8 @@ import (
 // SlurmTask is one task of an array job.
 type SlurmTask struct {
 	Trial Trial
-	all   []Trial
+	sweep []savedTrial
+	file  string // they stand in
 	out   string
 	began string // its progress, as progress has it, when Run started
 }
@@ -41,26 +42,32 @@ func OpenSlurmTask(dir string, index int) (*SlurmTask, error) {
 	if index < 0 || index >= len(saved.Tasks) || saved.Tasks[index] < 0 || saved.Tasks[index] >= len(saved.Trials) {
 		return nil, fmt.Errorf("%s: there is no task %d", file, index)
 	}
-	t := &SlurmTask{out: filepath.Join(dir, "..", "..", "..")} // dir is <out>/<study>/slurm/<n>
-	for _, s := range saved.Trials {
-		trial := Trial{Hash: s.Hash, Point: s.Point}
-		set, _ := s.Config.(tree)
-		if trial.Config, err = typed(set); err == nil {
-			err = trial.Config.Validate()
-		}
-		hash := ""
-		if err == nil {
-			hash, err = trial.Config.Hash()
-		}
-		if err == nil && hash != s.Hash {
-			err = fmt.Errorf("the configuration's hash is %s", hash)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: trial %s: %w", file, s.Hash, err)
-		}
-		t.all = append(t.all, trial)
+	t := &SlurmTask{sweep: saved.Trials, file: file, out: filepath.Join(dir, "..", "..", "..")} // dir is <out>/<study>/slurm/<n>
+	t.Trial, err = saved.Trials[saved.Tasks[index]].trial()
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
 	}
-	t.Trial = t.all[saved.Tasks[index]]
+	return t, nil
+}
+
+// trial is the saved trial again, if it is still the same computation.
+func (s savedTrial) trial() (Trial, error) {
+	t := Trial{Hash: s.Hash, Point: s.Point}
+	set, _ := s.Config.(tree)
+	var err error
+	if t.Config, err = typed(set); err == nil {
+		err = t.Config.Validate()
+	}
+	hash := ""
+	if err == nil {
+		hash, err = t.Config.Hash()
+	}
+	if err == nil && hash != s.Hash {
+		err = fmt.Errorf("the configuration's hash is %s", hash)
+	}
+	if err != nil {
+		return t, fmt.Errorf("trial %s: %w", s.Hash, err)
+	}
 	return t, nil
 }
 
@@ -100,8 +107,8 @@ func (t *SlurmTask) saveTable() error {
 		return fmt.Errorf("lock %s: %w", lock.Path(), err)
 	}
 	defer lock.Close()
-	for _, other := range slices.Backward(t.all) { // the last ones are the likeliest not to have ended
-		m, err := ReadManifest(filepath.Join(StudyDir(t.out, other.Config), other.Hash))
+	for _, other := range slices.Backward(t.sweep) { // the last ones are the likeliest not to have ended
+		m, err := ReadManifest(filepath.Join(study, other.Hash))
 		if err != nil {
 			return err
 		}
@@ -109,7 +116,14 @@ func (t *SlurmTask) saveTable() error {
 			return nil
 		}
 	}
-	table, err := MakeTable(t.out, t.all)
+	trials := make([]Trial, len(t.sweep))
+	for i, other := range t.sweep {
+		var err error
+		if trials[i], err = other.trial(); err != nil {
+			return fmt.Errorf("%s: %w", t.file, err)
+		}
+	}
+	table, err := MakeTable(t.out, trials)
 	if err != nil {
 		return err
 	}
