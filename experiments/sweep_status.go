@@ -1,6 +1,7 @@
 package experiments
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -112,7 +113,8 @@ func Totals(all []TrialStatus) string {
 
 // PrintSweepStatus writes one line a run.
 func PrintSweepStatus(w io.Writer, all []TrialStatus) error {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	var page bytes.Buffer
+	tw := tabwriter.NewWriter(&page, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "state\trun\tstep\ttrial\t")
 	for _, s := range all {
 		state, detail := string(s.State), ""
@@ -131,5 +133,13 @@ func PrintSweepStatus(w io.Writer, all []TrialStatus) error {
 		}
 		fmt.Fprintf(tw, "%s\t%s\t%d/%d\t%s\t%s\n", state, s.Run, s.Step, s.Steps, s.Trial, detail)
 	}
-	return tw.Flush()
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	for line := range strings.Lines(page.String()) { // the cells before an empty one are padded too
+		if _, err := fmt.Fprintln(w, strings.TrimRight(line, " \n")); err != nil {
+			return err
+		}
+	}
+	return nil
 }

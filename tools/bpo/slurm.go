@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -173,6 +174,8 @@ the time limit, it saves a checkpoint and puts itself back into the queue; at SI
 				}
 				fmt.Fprintln(log, "stopped before the time limit, and requeued")
 				return nil
+			case cmd.Context().Err() != nil && errors.Is(err, context.Canceled):
+				return errors.New("stopped; after a preemption Slurm starts it again, after scancel bpo sweep does")
 			}
 			return err
 		},

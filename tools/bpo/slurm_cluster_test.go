@@ -7,7 +7,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -59,10 +61,6 @@ SlurmdPidFile=%[1]s/slurmd.pid
 SlurmctldLogFile=%[1]s/slurmctld.log
 SlurmdLogFile=%[1]s/slurmd.log
 ProctrackType=proctrack/linuxproc
-TaskPlugin=task/none
-JobAcctGatherType=jobacct_gather/none
-SwitchType=switch/none
-MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SlurmdParameters=config_overrides
@@ -97,12 +95,48 @@ PartitionName=main Nodes=%[2]s Default=YES State=UP
 	})
 	c.daemon(t, "munged", "--foreground", "--force", "--num-threads=2", "--key-file="+dir+"/munge.key", "--socket="+dir+"/munge.sock",
 		"--pid-file="+dir+"/munged.pid", "--log-file="+dir+"/munged.log", "--seed-file="+dir+"/munged.seed")
-	waitFor(t, 10*time.Second, "munged's socket", func() bool { _, err := os.Stat(dir + "/munge.sock"); return err == nil })
+	waitFor(t, time.Minute, "munged's socket", func() bool { _, err := os.Stat(dir + "/munge.sock"); return err == nil })
 	c.daemon(t, "slurmctld", "-D", "-c")
 	c.slurmd = c.daemon(t, "slurmd", "-D", "-N", node)
-	c.waitIdle(t)
-	t.Cleanup(func() { exec.Command("scancel", "--user=root").Run() }) // runs first: no task outlives the daemons
+	c.waitUp(t)
+	t.Cleanup(func() { // before the daemons end, so that no task outlives them
+		exec.Command("scancel", "--user=root").Run()
+		for range 100 {
+			if out, err := exec.Command("squeue", "--noheader").Output(); err != nil || len(out) == 0 {
+				break
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+	})
 	return c
+}
+
+// powerOff ends the node with the task that runs there as a loss of power does, and tells Slurm what it would find out
+// by itself after SlurmdTimeout.
+func (c *cluster) powerOff(t *testing.T, task int) {
+	t.Helper()
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", task))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(stat), ") ")
+	step, err := strconv.Atoi(strings.Fields(rest)[1]) // its parent, Slurm's slurmstepd
+	if err != nil || step == os.Getpid() || step <= 1 {
+		t.Fatalf("the task's parent is %d, %v", step, err)
+	}
+	for _, pid := range []int{c.slurmd.Process.Pid, step, task} {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+	}
+	slurm(t, "scontrol", "update", "nodename="+c.node, "state=down", "reason=test")
+}
+
+func (c *cluster) powerOn(t *testing.T) {
+	t.Helper()
+	c.slurmd = c.daemon(t, "slurmd", "-D", "-N", c.node)
+	slurm(t, "scontrol", "update", "nodename="+c.node, "state=resume")
+	c.waitUp(t)
 }
 
 // daemon starts a process that ends with the test.
@@ -127,10 +161,10 @@ func (c *cluster) daemon(t *testing.T, name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// waitIdle waits until the node takes jobs.
-func (c *cluster) waitIdle(t *testing.T) {
+// waitUp waits until the node takes jobs.
+func (c *cluster) waitUp(t *testing.T) {
 	t.Helper()
-	waitFor(t, 20*time.Second, "the node to be up", func() bool {
+	waitFor(t, time.Minute, "the node to be up", func() bool {
 		out, _ := exec.Command("sinfo", "--noheader", "--format=%T").Output()
 		state := strings.TrimSpace(string(out))
 		return state == "idle" || state == "mixed" || state == "allocated"

@@ -29,7 +29,7 @@ func TestSweepOnSlurm(t *testing.T) {
 		args := []string{"sweep", file, "--set", "steps=240", "--set", "task.train_n=1000", "--set", "checkpoint_every=10"}
 		return cli(t, dir, "", append(args, more...)...)
 	}
-	if _, stderr, status := sweep("--out", "local"); status != 0 {
+	if _, stderr, status := sweep("--out", "local", "--jobs", "2"); status != 0 {
 		t.Fatal(stderr)
 	}
 
@@ -51,13 +51,13 @@ func TestSweepOnSlurm(t *testing.T) {
 	task := newTasks(t, dir)
 
 	task.reach(0, 20)
-	pid := task.pid(0)
-	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+	if err := syscall.Kill(task.pid(0), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	task.reach(1, 20)
 	slurm(t, "scancel", "--batch", "--signal=USR1", "1_1") // as Slurm itself before the time limit
-	waitFor(t, 10*time.Second, "task 1 to be requeued", func() bool { return task.state(1) == "PENDING" })
+	waitFor(t, time.Minute, "task 1 to be requeued", func() bool { return task.state(1) == "PENDING" })
+	slurm(t, "scontrol", "hold", "1_1")
 
 	task.reach(2, 20)
 	if err := os.WriteFile(filepath.Join(dir, file), yaml, 0o644); err != nil {
@@ -67,12 +67,8 @@ func TestSweepOnSlurm(t *testing.T) {
 	if status != 0 || !strings.Contains(stdout, "runs/tiny: 3 runs: 1 running, 1 queued, 1 lost\n") || !strings.Contains(stdout, "task 1_0 FAILED\n") || !strings.Contains(stdout, "task 1_2 RUNNING\n") {
 		t.Errorf("in the middle:\n%s", stdout)
 	}
-	old := task.pid(2)
-	if err := c.slurmd.Process.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	slurm(t, "scontrol", "update", "nodename="+c.node, "state=down", "reason=test")
-	waitFor(t, 10*time.Second, "task 2 to be requeued", func() bool { return task.state(2) == "PENDING" })
+	c.powerOff(t, task.pid(2))
+	waitFor(t, time.Minute, "task 2 to be requeued", func() bool { return task.state(2) == "PENDING" })
 
 	// Only the killed one goes to Slurm again, whose queue has the others.
 	stdout, stderr, status = sweep("--launcher", "slurm")
@@ -82,11 +78,9 @@ func TestSweepOnSlurm(t *testing.T) {
 	if stdout, _, _ = sweep("--launcher", "slurm"); !strings.Contains(stdout, "runs/tiny: 3 runs: 3 queued\nnothing to submit: what is not done is at work or in the queue\n") {
 		t.Errorf("and again: %s", stdout)
 	}
-	syscall.Kill(old, syscall.SIGKILL) // what ran on the node is gone with it
-	c.slurmd = c.daemon(t, "slurmd", "-D", "-N", c.node)
-	slurm(t, "scontrol", "update", "nodename="+c.node, "state=resume")
-	c.waitIdle(t)
-	waitFor(t, time.Minute, "all tasks to end", func() bool { return slurm(t, "squeue", "--noheader") == "" })
+	c.powerOn(t)
+	slurm(t, "scontrol", "release", "1_1")
+	waitFor(t, 3*time.Minute, "all tasks to end", func() bool { return slurm(t, "squeue", "--noheader") == "" })
 
 	// The last task has written the table; nothing else need be run before the report.
 	for _, name := range []string{"results.md", "results.csv"} {
@@ -164,7 +158,7 @@ func (s *tasks) reach(i, steps int) {
 	s.t.Helper()
 	log := filepath.Join(s.dir, "runs", "tiny", s.hashes[i], "metrics.jsonl")
 	n := 0
-	waitFor(s.t, 30*time.Second, fmt.Sprintf("step %d of task %d", steps, i), func() bool {
+	waitFor(s.t, 2*time.Minute, fmt.Sprintf("step %d of task %d", steps, i), func() bool {
 		raw, _ := os.ReadFile(log)
 		n = bytes.Count(raw, []byte("\n"))
 		return n >= steps
