@@ -66,7 +66,7 @@ const (
 
 // SubmitSlurm submits the trials that are missing, unfinished or failed as one array job. It returns no submission where
 // there is nothing to do. What is done, at work or in Slurm's queue is left alone; all says what was found.
-func SubmitSlurm(ctx context.Context, trials []Trial, o SlurmOptions) (_ *Submission, all []TrialStatus, err error) {
+func SubmitSlurm(ctx context.Context, trials []Trial, o SlurmOptions) (_ *Submission, all SweepProgress, err error) {
 	if _, err := findTool("sbatch"); err != nil {
 		return nil, nil, err
 	}

@@ -31,8 +31,8 @@ func (t slurmTask) String() string {
 	return strings.TrimSpace(t.ID + " " + t.State)
 }
 
-// Submissions lists the array jobs of a study, newest first.
-func Submissions(study string) ([]Submission, error) {
+// submissions lists the array jobs of a study, newest first.
+func submissions(study string) ([]Submission, error) {
 	entries, err := os.ReadDir(filepath.Join(study, slurmDir))
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -59,41 +59,41 @@ func Submissions(study string) ([]Submission, error) {
 // slurmTasks says for each trial that was submitted what its task is doing or, where it has none any more, how the newest
 // one ended. Slurm is asked only about submissions with a trial in open.
 func slurmTasks(ctx context.Context, study string, open map[string]bool) (map[string]slurmTask, error) {
-	all, err := Submissions(study)
+	all, err := submissions(study)
 	if err != nil {
 		return nil, err
 	}
-	byTrial, asked := map[string]slurmTask{}, false
+	ids := map[string][]string{} // of each trial's tasks, newest first
 	var jobs []string
 	for _, s := range all {
+		asked := false
 		for i, hash := range s.Tasks {
-			if _, known := byTrial[hash]; !known && open[hash] {
-				byTrial[hash] = slurmTask{ID: s.Job + "_" + strconv.Itoa(i)}
+			if open[hash] {
+				ids[hash], asked = append(ids[hash], s.Job+"_"+strconv.Itoa(i)), true
 			}
-			asked = asked || open[hash]
 		}
-		jobs = append(jobs, s.Job)
+		if asked {
+			jobs = append(jobs, s.Job)
+		}
 	}
-	if !asked {
+	byTrial := map[string]slurmTask{}
+	for hash, tasks := range ids {
+		byTrial[hash] = slurmTask{ID: tasks[0]}
+	}
+	if len(jobs) == 0 {
 		return byTrial, nil
 	}
 	out, err := slurmTool(ctx, "squeue", "--noheader", "--array", "--states=all", "--jobs="+strings.Join(jobs, ","), "--format=%F|%K|%T|%r")
 	if err != nil && !strings.Contains(err.Error(), "Invalid job id") { // Slurm forgets jobs some minutes after their end
 		return byTrial, err
 	}
-	queue := parseQueue(out)
-	var gone []string
-	for _, s := range slices.Backward(all) { // the newest last, but a live one before any that ended
-		for i, hash := range s.Tasks {
-			t, ok := queue[s.Job+"_"+strconv.Itoa(i)]
-			if ok && open[hash] && (t.live() || !byTrial[hash].live()) {
-				byTrial[hash] = t
-			}
-		}
-	}
-	for _, t := range byTrial {
-		if t.State == "" {
-			job, _, _ := strings.Cut(t.ID, "_")
+	queue, gone := parseQueue(out), []string(nil)
+	for hash, tasks := range ids {
+		shown := tasks[max(0, slices.IndexFunc(tasks, func(id string) bool { return queue[id].live() }))]
+		if t, ok := queue[shown]; ok {
+			byTrial[hash] = t
+		} else {
+			job, _, _ := strings.Cut(shown, "_")
 			gone = append(gone, job)
 		}
 	}

@@ -41,8 +41,8 @@ func TestSlurmSubmission(t *testing.T) {
 		t.Fatal(err)
 	}
 	// 8 trials are 6 runs, of which the failed one stays so without Retry.
-	if Totals(all) != "6 runs: 1 failed, 5 to do" || s.Job != "77" || len(s.Tasks) != 5 {
-		t.Fatalf("%s, %+v", Totals(all), s)
+	if all.String() != "6 runs: 1 failed, 5 to do" || s.Job != "77" || len(s.Tasks) != 5 {
+		t.Fatalf("%s, %+v", all, s)
 	}
 	given, err := os.ReadFile(filepath.Join(dir, "sbatch.args"))
 	if err != nil {
@@ -97,8 +97,8 @@ func TestSlurmSubmission(t *testing.T) {
 
 	// Two of the tasks are in the queue still, so the rest goes again, and the failed one with Retry.
 	again, all, err := SubmitSlurm(t.Context(), trials, SlurmOptions{Out: out, Retry: true})
-	if err != nil || Totals(all) != "6 runs: 1 running, 1 queued, 1 failed, 3 to do" || len(again.Tasks) != 4 || again.Tasks[0] != trials[0].Hash {
-		t.Errorf("again: %s, %+v, %v", Totals(all), again, err)
+	if err != nil || all.String() != "6 runs: 1 running, 1 queued, 1 failed, 3 to do" || len(again.Tasks) != 4 || again.Tasks[0] != trials[0].Hash {
+		t.Errorf("again: %s, %+v, %v", all, again, err)
 	}
 	if filepath.Base(again.Dir) != "2" {
 		t.Errorf("again in %s", again.Dir)
@@ -144,8 +144,8 @@ func TestSlurmRefusals(t *testing.T) {
 		t.Errorf("without an answer: %v", err)
 	}
 	all, asked, err := SweepStatus(t.Context(), trials, out)
-	if err != nil || asked == nil || Totals(all) != "1 runs: 1 to do" {
-		t.Errorf("status without an answer: %s, %v, %v", Totals(all), asked, err)
+	if err != nil || asked == nil || all.String() != "1 runs: 1 to do" {
+		t.Errorf("status without an answer: %s, %v, %v", all, asked, err)
 	}
 }
 
@@ -197,11 +197,11 @@ func TestSweepStatus(t *testing.T) {
 	if err != nil || asked != nil {
 		t.Fatal(err, asked)
 	}
-	if got := Totals(all); got != "8 runs: 1 done, 2 running, 1 queued, 3 lost, 1 failed" {
+	if got := all.String(); got != "8 runs: 1 done, 2 running, 1 queued, 3 lost, 1 failed" {
 		t.Error(got)
 	}
 	var page strings.Builder
-	if err := PrintSweepStatus(&page, all); err != nil {
+	if err := all.Print(&page); err != nil {
 		t.Fatal(err)
 	}
 	lines := strings.Split(page.String(), "\n")
@@ -215,8 +215,8 @@ func TestSweepStatus(t *testing.T) {
 			}
 		}
 	}
-	if Ended(all) || len(lines) != 10 {
-		t.Errorf("%d lines, ended %v", len(lines), Ended(all))
+	if all.Ended() || len(lines) != 10 {
+		t.Errorf("%d lines, ended %v", len(lines), all.Ended())
 	}
 }
 

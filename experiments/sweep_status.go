@@ -28,9 +28,12 @@ type TrialStatus struct {
 	task slurmTask
 }
 
-// SweepStatus reads how far the runs of a sweep are, one for each hash. asked is the error of asking Slurm, where there was
+// SweepProgress is how far the runs of a sweep are, one for each hash, in the sweep's order.
+type SweepProgress []TrialStatus
+
+// SweepStatus reads how far the runs of a sweep are. asked is the error of asking Slurm, where there was
 // a reason to; the states are then those that the directories tell.
-func SweepStatus(ctx context.Context, trials []Trial, out string) (all []TrialStatus, asked, err error) {
+func SweepStatus(ctx context.Context, trials []Trial, out string) (all SweepProgress, asked, err error) {
 	seen, open := map[string]bool{}, map[string]bool{}
 	for _, t := range trials {
 		if seen[t.Hash] {
@@ -81,7 +84,7 @@ func locked(dir string) bool {
 }
 
 // Count says how many runs are in each state.
-func Count(all []TrialStatus) map[State]int {
+func (all SweepProgress) Count() map[State]int {
 	n := map[State]int{}
 	for _, s := range all {
 		n[s.State]++
@@ -90,14 +93,14 @@ func Count(all []TrialStatus) map[State]int {
 }
 
 // Ended tells whether every run is done or failed.
-func Ended(all []TrialStatus) bool {
-	n := Count(all)
+func (all SweepProgress) Ended() bool {
+	n := all.Count()
 	return n[Done]+n[Failed] == len(all)
 }
 
-// Totals is one line: "20 runs: 3 done, 2 running, …".
-func Totals(all []TrialStatus) string {
-	n := Count(all)
+// String is one line: "20 runs: 3 done, 2 running, …".
+func (all SweepProgress) String() string {
+	n := all.Count()
 	words := []string{}
 	for _, s := range []State{Done, Running, Queued, Lost, Failed, Pending} {
 		if n[s] > 0 {
@@ -111,8 +114,8 @@ func Totals(all []TrialStatus) string {
 	return fmt.Sprintf("%d runs: %s", len(all), strings.Join(words, ", "))
 }
 
-// PrintSweepStatus writes one line a run.
-func PrintSweepStatus(w io.Writer, all []TrialStatus) error {
+// Print writes one line a run.
+func (all SweepProgress) Print(w io.Writer) error {
 	var page bytes.Buffer
 	tw := tabwriter.NewWriter(&page, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(tw, "state\trun\tstep\ttrial\t")

@@ -83,9 +83,9 @@ func submitSweep(cmd *cobra.Command, trials []experiments.Trial, o experiments.S
 	}
 	w := cmd.OutOrStdout()
 	study := experiments.StudyDir(o.Out, trials[0].Config)
-	fmt.Fprintf(w, "%s: %s\n", study, experiments.Totals(all))
+	fmt.Fprintf(w, "%s: %s\n", study, all)
 	if s == nil {
-		if experiments.Ended(all) {
+		if all.Ended() {
 			fmt.Fprintf(w, "nothing to submit; next: bpo report %s\n", study)
 		} else {
 			fmt.Fprintln(w, "nothing to submit: what is not done is at work or in the queue")
@@ -106,16 +106,16 @@ func sweepStatus(cmd *cobra.Command, trials []experiments.Trial, out string) err
 		return err
 	}
 	w := cmd.OutOrStdout()
-	if err := experiments.PrintSweepStatus(w, all); err != nil {
+	if err := all.Print(w); err != nil {
 		return err
 	}
 	study := experiments.StudyDir(out, trials[0].Config)
-	fmt.Fprintf(w, "\n%s: %s\n", study, experiments.Totals(all))
+	fmt.Fprintf(w, "\n%s: %s\n", study, all)
 	if asked != nil {
 		fmt.Fprintf(w, "Slurm was not asked, so this is what the directory says: %s\n", oneLine(asked))
 	}
-	switch n := experiments.Count(all); {
-	case experiments.Ended(all):
+	switch n := all.Count(); {
+	case all.Ended():
 		table, err := experiments.MakeTable(out, trials)
 		if err == nil {
 			err = table.Save(study)
@@ -159,12 +159,16 @@ the time limit, it saves a checkpoint and puts itself back into the queue; at SI
 			}
 			log := cmd.ErrOrStderr()
 			startLine(log, t)
+			if m, err := experiments.ReadManifest(t.Dir()); err == nil && m.State == experiments.Done {
+				fmt.Fprintln(log, "done already")
+				return nil
+			}
 			ui := newProgress(log)
-			ui.Start(1, 0, 0)
+			defer ui.Close()
 			err = t.Run(limited, newSession(cmd).Execute, ui.Trial(t.Trial.String()))
 			switch {
 			case err == nil:
-				ui.Finished(t.Trial.String(), experiments.Done, nil)
+				fmt.Fprintln(log, "done")
 			case cmd.Context().Err() == nil && limited.Err() != nil:
 				if job == "" {
 					return errors.New("stopped at SIGUSR1; outside of Slurm there is no queue to go back into")

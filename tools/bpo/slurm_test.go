@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"os"
 	"os/exec"
@@ -112,7 +113,7 @@ func TestSweepOnSlurm(t *testing.T) {
 	}
 	// A task that Slurm starts although its trial is done leaves it alone.
 	before := task.read("runs/tiny/" + task.hashes[0] + "/manifest.json")
-	if _, stderr, status := cli(t, dir, "", "slurm-task", "runs/tiny/slurm/1", "0"); status != 0 || !bytes.Equal(before, task.read("runs/tiny/"+task.hashes[0]+"/manifest.json")) {
+	if _, stderr, status := cli(t, dir, "", "slurm-task", "runs/tiny/slurm/1", "0"); status != 0 || !strings.HasSuffix(stderr, "\ndone already\n") || !bytes.Equal(before, task.read("runs/tiny/"+task.hashes[0]+"/manifest.json")) {
 		t.Errorf("a task that is done, again: status %d, %s", status, stderr)
 	}
 	if _, stderr, status := sweep("--launcher", "slurm", "--set", "seed=7", "--partition", "nowhere"); status != 1 || !strings.HasPrefix(stderr, "bpo: sbatch: ") || !strings.Contains(stderr, "nvalid partition") || strings.Count(stderr, "\n") != 1 {
@@ -128,11 +129,14 @@ type tasks struct {
 }
 
 func newTasks(t *testing.T, dir string) *tasks {
-	all, err := experiments.Submissions(filepath.Join(dir, "runs", "tiny"))
-	if err != nil || len(all) != 1 || len(all[0].Tasks) != 3 {
-		t.Fatal(all, err)
+	t.Helper()
+	s := &tasks{t: t, dir: dir}
+	var job experiments.Submission
+	if err := json.Unmarshal(s.read("runs/tiny/slurm/1/job.json"), &job); err != nil || job.Job != "1" || len(job.Tasks) != 3 {
+		t.Fatal(job, err)
 	}
-	return &tasks{t, dir, all[0].Tasks}
+	s.hashes = job.Tasks
+	return s
 }
 
 func (s *tasks) read(path string) []byte {
