@@ -27,7 +27,8 @@ func TestSweepOnSlurm(t *testing.T) {
 	dir := tinyDir(t)
 	const file = "tiny.yaml"
 	sweep := func(more ...string) (stdout, stderr string, status int) {
-		args := []string{"sweep", file, "--set", "steps=240", "--set", "task.train_n=1000", "--set", "checkpoint_every=10"}
+		args := []string{"sweep", file, "--set", "steps=240", "--set", "task.train_n=1000", "--set", "checkpoint_every=10",
+			"--set", "pretrain.steps=100", "--set", "pretrain.optimizer.lr=0.01", "--set", "optimizer.lr=0.01"} // so that something is learned
 		return cli(t, dir, "", append(args, more...)...)
 	}
 	if _, stderr, status := sweep("--out", "local", "--jobs", "2"); status != 0 {
