@@ -205,6 +205,9 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 	}
 	for step := st.Step; step < cfg.Steps; step++ {
 		if err := ctx.Err(); err != nil {
+			if step > st.Step { // told to stop, so nothing need be lost
+				err = errors.Join(err, r.save(learners, behavior, ref, step, st.Phase))
+			}
 			return none, err
 		}
 		phase := step / k

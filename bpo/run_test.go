@@ -229,6 +229,37 @@ func TestResumeIsBitEqual(t *testing.T) {
 	}
 }
 
+// A run that is told to stop keeps what it has, between two checkpoints too.
+func TestCancelledRunKeepsACheckpoint(t *testing.T) {
+	s := testSetup(t)
+	want, wantMetrics := mustRecord(t, s)
+	for at := 1; at < s.Config.Steps; at++ {
+		s.Dir = t.TempDir()
+		ctx, cancel := context.WithCancel(t.Context())
+		all := map[int]Metrics{}
+		s.Log = func(step int, m Metrics) error {
+			all[step] = maps.Clone(m)
+			if step == at {
+				cancel()
+			}
+			return nil
+		}
+		if _, err := Train(ctx, s); !errors.Is(err, context.Canceled) {
+			t.Fatalf("cancelled at %d: %v", at, err)
+		}
+		resumed := -1
+		s.Resumed = func(step int) error { resumed = step; return nil }
+		got, err := Train(t.Context(), s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resumed != at || got.Hash() != want.Hash() {
+			t.Errorf("cancelled at %d, resumed after %d; the same policy: %v", at, resumed, got.Hash() == want.Hash())
+		}
+		sameMetrics(t, fmt.Sprintf("cancelled at %d", at), all, wantMetrics)
+	}
+}
+
 func TestOfflineDataEMAAndGoldenReference(t *testing.T) {
 	s := testSetup(t)
 	golden, _ := mustRecord(t, s)

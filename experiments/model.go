@@ -143,7 +143,7 @@ func (c *Config) scratchKey() any {
 
 // scratch trains the small model of the configuration, once a study, and returns its directory.
 func scratch(ctx context.Context, c *Config, b compute.Backend, study string, s *corpus, ui UI) (string, error) {
-	return sharedWork(ctx, study, c.scratchKey(), func(dir string) error {
+	return sharedWork(ctx, study, c.scratchKey(), ui, func(dir string) error {
 		t, err := tokenizer.FromWords(s.words)
 		if err != nil {
 			return fmt.Errorf("task: %w", err)
@@ -205,7 +205,7 @@ func startPolicies(ctx context.Context, c *Config, b compute.Backend, m *base, s
 			return nil, err
 		}
 		key := []any{"sft", m.hash, c.SFT, c.Train, c.LoRA, seed, texts["prompts/sft"], c.Model.Chat, c.MaxPromptTokens, c.MaxCompletionTokens, c.Backend}
-		dir, err := sharedWork(ctx, study, key, func(dir string) error {
+		dir, err := sharedWork(ctx, study, key, ui, func(dir string) error {
 			if prompts == nil {
 				if prompts, _, err = tokenise(m.model, c.Model.Chat, s.sft, c.MaxPromptTokens); err != nil {
 					return err

@@ -43,8 +43,11 @@ func rewardFiles(t *testing.T) (dir string) {
 		}
 		return s
 	}
-	for file, n := range map[string]int{"train": 64, "eval": 40} {
-		pairs := make([]data.Preference, n)
+	for _, split := range []struct {
+		file string
+		n    int
+	}{{"train", 64}, {"eval", 40}} {
+		file, pairs := split.file, make([]data.Preference, split.n)
 		for i := range pairs {
 			p := &pairs[i]
 			p.Prompt, p.Chosen, p.Rejected = fmt.Sprintf("what is it %s %d?", file, i), pick(words[:3])+pick(words[9:]), pick(words[3:6])+pick(words[9:])

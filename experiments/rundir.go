@@ -69,7 +69,7 @@ func OpenRun(path string) (*RunDir, error) {
 	defer cancel()
 	ok, err := r.lock.TryLockContext(wait, 100*time.Millisecond)
 	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+		return nil, fmt.Errorf("lock %s: %w", r.lock.Path(), err)
 	}
 	if !ok {
 		return nil, fmt.Errorf("%s: %w", path, ErrLocked)

@@ -18,10 +18,9 @@ func sharedDir(study string, key any) (string, error) {
 }
 
 // sharedWork returns the directory <study>/shared/<hash of key>, made by build at most once however many trials and
-// processes want it at the same time: they wait for the one that holds the lock. build fills a directory, which may hold what a killed one
-// left there, and which
-// appears under its name only when it is complete.
-func sharedWork(ctx context.Context, study string, key any, build func(dir string) error) (string, error) {
+// processes want it at the same time: they wait, as long as it takes, for the one that holds the lock. build fills a
+// directory, which may hold the checkpoint of one that was killed, and which appears under its name only when it is complete.
+func sharedWork(ctx context.Context, study string, key any, ui UI, build func(dir string) error) (string, error) {
 	dir, err := sharedDir(study, key)
 	if err != nil {
 		return "", err
@@ -30,8 +29,13 @@ func sharedWork(ctx context.Context, study string, key any, build func(dir strin
 		return "", fmt.Errorf("shared work: %w", err)
 	}
 	lock := flock.New(dir + ".lock")
-	if _, err := lock.TryLockContext(ctx, 200*time.Millisecond); err != nil {
-		return "", fmt.Errorf("shared work %s: %w", dir, err)
+	held, err := lock.TryLock()
+	if err == nil && !held {
+		ui.Note("waiting for %s, which another trial is making", dir)
+		_, err = lock.TryLockContext(ctx, 200*time.Millisecond)
+	}
+	if err != nil {
+		return "", fmt.Errorf("shared work: lock %s: %w", lock.Path(), err)
 	}
 	defer lock.Close()
 	if _, err := os.Stat(dir); err == nil {

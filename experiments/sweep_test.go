@@ -218,7 +218,7 @@ func TestSharedWorkIsDoneOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 6 {
 		wg.Go(func() {
-			dir, err := sharedWork(t.Context(), study, "key", func(dir string) error {
+			dir, err := sharedWork(t.Context(), study, "key", &silent{}, func(dir string) error {
 				mu.Lock()
 				builds++
 				mu.Unlock()
@@ -235,10 +235,10 @@ func TestSharedWorkIsDoneOnce(t *testing.T) {
 	if builds != 1 {
 		t.Errorf("built %d times", builds)
 	}
-	if _, err := sharedWork(t.Context(), study, "other", func(string) error { return errors.New("no") }); err == nil {
+	if _, err := sharedWork(t.Context(), study, "other", &silent{}, func(string) error { return errors.New("no") }); err == nil {
 		t.Error("a failing build is no error")
 	}
-	if _, err := sharedWork(t.Context(), study, "other", func(string) error { return nil }); err != nil {
+	if _, err := sharedWork(t.Context(), study, "other", &silent{}, func(string) error { return nil }); err != nil {
 		t.Errorf("after a failure: %v", err)
 	}
 }

@@ -234,7 +234,7 @@ func (r *trial) initial(ctx context.Context, result *Result) error {
 		start = "" // fresh adapters change nothing, whatever their seed
 	}
 	key := []any{"initial", r.base.hash, start, texts, c.Eval, c.Model.Chat, c.MaxPromptTokens, c.MaxCompletionTokens, c.Backend}
-	dir, err := sharedWork(ctx, r.study, key, func(dir string) error {
+	dir, err := sharedWork(ctx, r.study, key, r.ui, func(dir string) error {
 		e, err := r.final(ctx, r.evaluator.initial, 0)
 		if err != nil {
 			return err

@@ -2,6 +2,7 @@ package experiments
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -33,35 +34,12 @@ func Status(study string) ([]RunStatus, error) {
 	var all []RunStatus
 	for _, e := range entries {
 		dir := filepath.Join(study, e.Name())
-		c, err := runConfig(dir)
-		if err != nil {
-			continue // no run, or one that is just being made
+		s, err := runStatus(dir)
+		if errors.Is(err, errNoRun) {
+			continue
 		}
-		m, err := ReadManifest(dir)
-		if err != nil {
-			return nil, err
-		}
-		s := RunStatus{Run: e.Name(), Method: m.Method, State: m.State, Error: m.Error, Steps: c.Steps, Last: map[string]float64{}}
-		log := filepath.Join(dir, "metrics.jsonl")
-		if info, err := os.Stat(log); err == nil {
-			s.Updated = info.ModTime()
-		}
-		steps, err := ReadMetrics(log)
 		if err != nil {
 			return nil, err
-		}
-		for _, step := range steps {
-			s.Step = step.Step
-			for k, v := range step.Values {
-				s.Last[k] = v
-			}
-		}
-		if s.State == Done {
-			r, err := ReadResult(dir)
-			if err != nil {
-				return nil, err
-			}
-			maps.Copy(s.Last, r.Final)
 		}
 		all = append(all, s)
 	}
@@ -73,6 +51,41 @@ func Status(study string) ([]RunStatus, error) {
 		return cmp.Compare(slices.Index(order, a.State), slices.Index(order, b.State))
 	})
 	return all, nil
+}
+
+var errNoRun = errors.New("no run, or one that is just being made")
+
+// runStatus reads how far the run of a directory is.
+func runStatus(dir string) (RunStatus, error) {
+	c, err := runConfig(dir)
+	if err != nil {
+		return RunStatus{}, errNoRun
+	}
+	m, err := ReadManifest(dir)
+	if err != nil {
+		return RunStatus{}, err
+	}
+	s := RunStatus{Run: filepath.Base(dir), Method: m.Method, State: m.State, Error: m.Error, Steps: c.Steps, Last: map[string]float64{}}
+	log := filepath.Join(dir, "metrics.jsonl")
+	if info, err := os.Stat(log); err == nil {
+		s.Updated = info.ModTime()
+	}
+	steps, err := ReadMetrics(log)
+	if err != nil {
+		return s, err
+	}
+	for _, step := range steps {
+		s.Step = step.Step
+		maps.Copy(s.Last, step.Values)
+	}
+	if s.State == Done {
+		r, err := ReadResult(dir)
+		if err != nil {
+			return s, err
+		}
+		maps.Copy(s.Last, r.Final)
+	}
+	return s, nil
 }
 
 // PrintStatus writes at most so many runs (0: all) as a table, and a line that counts all of them.

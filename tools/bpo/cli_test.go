@@ -84,6 +84,11 @@ func TestErrorsAreOneLine(t *testing.T) {
 		{"validate tiny.yaml --set loss.betta=1", "bpo: --set loss.betta=1: unknown key loss.betta; did you mean loss.beta?"},
 		{"sweep tiny.yaml --set sweep.grid.refresh=[1,9]", "bpo: tiny.yaml: at reference=sft refresh=9: refresh: F=9 phases do not fit into T=2 steps"},
 		{"sweep tiny.yaml --jobs 0", "bpo: --jobs: 0 is not at least 1"},
+		{"sweep tiny.yaml --launcher pbs", `bpo: --launcher: "pbs" is not local or slurm`},
+		{"sweep tiny.yaml --gpus 1", "bpo: --gpus: only with --launcher slurm"},
+		{"sweep tiny.yaml --out tiny.yaml --status", "bpo: open tiny.yaml/tiny/"},
+		{"slurm-task runs", `bpo: task "" is not a number; it comes from SLURM_ARRAY_TASK_ID, or is the second argument`},
+		{"slurm-task runs 0", "runs/trials.yaml: no such file or directory"},
 		{"sweep tiny.yaml --out tiny.yaml", "bpo: open tiny.yaml/tiny/"},
 		{"train tiny.yaml", "bpo: tiny.yaml: the sweep has 4 trials; pin its keys with --set (such as --set reference=sft --set refresh=1), or use bpo sweep"},
 		{"train tiny.yaml --offline --set sweep={} --backend nonsense", "nonsense"},
@@ -142,6 +147,9 @@ func TestSweepFromTheShell(t *testing.T) {
 	}
 	if n := strings.Count(stderr, "] done "); n != 3 || !strings.HasPrefix(stderr, "3 runs, 0 of them done already\n") {
 		t.Errorf("%d runs reported:\n%s", n, stderr)
+	}
+	if all, _, status := cli(t, dir, "", "sweep", "tiny.yaml", "--status"); status != 0 || strings.Count(all, "\ndone ") != 3 || !strings.HasSuffix(all, "\nruns/tiny: 3 runs: 3 done\nwritten to runs/tiny; next: bpo report runs/tiny\n") {
+		t.Errorf("status: %s", all)
 	}
 	again, stderr, status := cli(t, dir, "", "sweep", "tiny.yaml")
 	if status != 0 || stderr != "3 runs, 3 of them done already\n" || again != stdout {

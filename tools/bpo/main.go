@@ -45,7 +45,7 @@ come from (data). bpo sweep runs the grid over them; bpo report draws it.`,
 	root.AddCommand(
 		newValidateCmd(), newShowCmd(), newTrainCmd(), newSweepCmd(), newWatchCmd(), newReportCmd(), newCompareCmd(), newTrackCmd(), newEvalCmd(),
 		newSampleCmd(), newServeCmd(), newTokenizeCmd(), newLogprobsCmd(), newLossesCmd(), newOptimizersCmd(), newAnnotatorsCmd(),
-		newRewardCmd(), newMergeCmd(), newExportCmd(), newDoctorCmd(), newFetchCmd(), newDataCmd(),
+		newRewardCmd(), newMergeCmd(), newExportCmd(), newDoctorCmd(), newFetchCmd(), newDataCmd(), newSlurmTaskCmd(),
 	)
 	return root
 }
