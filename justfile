@@ -28,3 +28,7 @@ fmt:
 # the paper's experiments at the embedded scale, five seeds: frequency, losses, β, references, ensembles
 paper *args:
     go run ./tools/bpo sweep experiments/paper/*.yaml {{args}}
+
+# related systems at the embedded scale, three seeds: SAPO, ExPO, MPO, LINVIT, selectors, OAIF, mixed data, all losses
+related *args:
+    go run ./tools/bpo sweep experiments/related/*.yaml {{args}}

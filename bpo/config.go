@@ -12,8 +12,8 @@ import (
 type Config struct {
 	Seed uint64 `mapstructure:"seed" yaml:"seed"`
 
-	// Start is what every learner begins as instead of the sft policy: "checkpoint:<path>", a policy file, a run, or a study of
-	// one run; what an earlier stage ended as.
+	// Start is what every learner begins as instead of the sft policy: "checkpoint:<path>", a policy file, a run, or a study,
+	// its run of the same seed; what an earlier stage ended as.
 	Start string `mapstructure:"start" yaml:"start,omitempty"`
 	// Behavior says who samples: "learner" (the merged learners, refreshed), "sft" (the start policy, always), or "ema", which
 	// every refresh moves by EMAAlpha from what it was to the merged learners.
@@ -28,7 +28,8 @@ type Config struct {
 	// (TR-DPO, arXiv 2404.09656; α=1 is its hard update).
 	EMAAlpha float64 `mapstructure:"ema_alpha" yaml:"ema_alpha"`
 	EMAEvery int     `mapstructure:"ema_every" yaml:"ema_every"`
-	// Data says where pairs come from: "behavior" (sampled and annotated), "offline:<parquet>", or "self_play": the reference
+	// Data says where pairs come from: "behavior" (sampled and annotated), "offline:<parquet>" (or offline:<run>, what that run
+	// collected), or "self_play": the reference
 	// text against itself with a segment of SelfPlay.Segment tokens written anew by the behavior LLM, with no annotator (SAPO,
 	// arXiv 2405.20830 §3.1).
 	Data     string   `mapstructure:"data" yaml:"data"`
@@ -114,7 +115,7 @@ type SelfPlay struct {
 
 // Mix says how many of a step's pairs are given ones; the others are sampled and annotated.
 type Mix struct {
-	Pairs string  `mapstructure:"pairs" yaml:"pairs,omitempty"` // preferences, Parquet
+	Pairs string  `mapstructure:"pairs" yaml:"pairs,omitempty"` // as data's offline:
 	Share float64 `mapstructure:"share" yaml:"share,omitempty"` // in (0, 1), of the batch
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"math"
 	"os"
 	"path/filepath"
@@ -272,7 +273,11 @@ func loadOffline(c *Config, path string, m *models.Model) (*offline, tally, erro
 	if c.OfflinePath() == "" {
 		o.each = c.given()
 	}
-	for row, err := range data.Rows[data.Preference](path) {
+	files, err := pairFiles(path)
+	if err != nil {
+		return nil, count, err
+	}
+	for row, err := range rowsOfAll(files) {
 		if err != nil {
 			return nil, count, err
 		}
@@ -309,6 +314,34 @@ func loadOffline(c *Config, path string, m *models.Model) (*offline, tally, erro
 		return nil, count, err
 	}
 	return o, count, nil
+}
+
+// pairFiles are the files of given pairs: one, or those that a run collected, in the order of its steps.
+func pairFiles(path string) ([]string, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, fmt.Errorf("given pairs: %w", err)
+	}
+	if !info.IsDir() {
+		return []string{path}, nil
+	}
+	files, err := filepath.Glob(filepath.Join(path, "pairs", "*", "*.parquet"))
+	if err == nil && len(files) == 0 {
+		err = fmt.Errorf("given pairs: %s is no run that collected pairs", path)
+	}
+	return files, err
+}
+
+func rowsOfAll(files []string) iter.Seq2[data.Preference, error] {
+	return func(yield func(data.Preference, error) bool) {
+		for _, f := range files {
+			for row, err := range data.Rows[data.Preference](f) {
+				if !yield(row, err) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // selectPairs keeps the share of the pairs that select asks for.

@@ -322,7 +322,7 @@ func FuzzLoad(f *testing.F) {
 			}
 		}
 		// What the checks let through decodes, or is refused in a line; it never panics.
-		if _, err := (&File{Path: "f", tree: tree}).Trials(); err != nil && strings.Contains(err.Error(), "\n") {
+		if _, err := (&File{Path: "f", tree: tree, schema: configSchema}).Trials(); err != nil && strings.Contains(err.Error(), "\n") {
 			t.Errorf("more than one line: %q", err)
 		}
 	})

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -130,3 +131,27 @@ func (p *Policy) Prompts(in []data.Prompt, limit int) ([]bpo.Prompt, int, error)
 
 // Key is a prompt's identity for its random numbers.
 func Key(id string) uint64 { return keyOf(id) }
+
+// sameSeed lets "checkpoint:<study>" and "offline:<study>" mean the study's run of a seed, where it has several.
+func sameSeed(value *string, seed uint64) error {
+	at := strings.IndexByte(*value, ':') + 1
+	runs, err := filepath.Glob(filepath.Join((*value)[at:], "*", "manifest.json"))
+	if err != nil || *value == "" || len(runs) < 2 {
+		return nil // a file, a run, or nothing, as whoever opens it will say
+	}
+	var same []string
+	for _, m := range runs {
+		c, err := runConfig(filepath.Dir(m))
+		if err != nil {
+			return err
+		}
+		if c.Seed == seed {
+			same = append(same, filepath.Dir(m))
+		}
+	}
+	if len(same) != 1 {
+		return fmt.Errorf("%s: %d of the study's %d runs have seed %d; name one run", *value, len(same), len(runs), seed)
+	}
+	*value = (*value)[:at] + same[0]
+	return nil
+}

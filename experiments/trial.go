@@ -42,6 +42,11 @@ func (s *Session) Execute(ctx context.Context, t Trial, dir *RunDir, ui UI) (Res
 
 // prepare sets a trial up, up to but not including its training.
 func (s *Session) prepare(ctx context.Context, cfg Config, dir *RunDir, ui UI) (*trial, error) {
+	for _, value := range []*string{&cfg.Start, &cfg.Reference, &cfg.Data, &cfg.Mix.Pairs} {
+		if err := sameSeed(value, cfg.Seed); err != nil {
+			return nil, err
+		}
+	}
 	r := &trial{session: s, cfg: &cfg, dir: dir, ui: ui, study: filepath.Dir(dir.Path)}
 	var err error
 	if r.corpus, err = loadCorpus(&cfg); err != nil {
