@@ -150,3 +150,38 @@ func TestDensities(t *testing.T) {
 		t.Errorf("one point has density %v", d)
 	}
 }
+
+// Every experiment that is shipped is valid, and those that name an earlier study run after it in the order of their names.
+func TestShippedExperiments(t *testing.T) {
+	for _, pattern := range []string{"*.yaml", "paper/*.yaml", "related/*.yaml"} {
+		files, err := filepath.Glob(pattern)
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s: %v", pattern, err)
+		}
+		studies := map[string]bool{}
+		for _, file := range files {
+			if file == "reward.yaml" {
+				continue
+			}
+			f, err := Load(file, nil, nil)
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			trials, err := f.Trials()
+			if err != nil {
+				t.Error(err)
+				continue
+			}
+			for _, trial := range trials {
+				c := trial.Config
+				for _, value := range []string{c.Start, c.Reference, c.Data, c.Mix.Pairs} {
+					if _, study, ok := strings.Cut(value, "runs/"); ok && !studies[study] {
+						t.Errorf("%s: %s is of no study before it", file, value)
+					}
+				}
+			}
+			studies[trials[0].Config.Study] = true
+		}
+	}
+}

@@ -290,3 +290,44 @@ func TestRewardConfigErrors(t *testing.T) {
 		t.Errorf("%d to train, %d to measure, %v", len(train), len(eval), err)
 	}
 }
+
+// An exported reward model, its adapter folded, says what it said.
+func TestExportReward(t *testing.T) {
+	dir := rewardFiles(t)
+	s := &Session{Offline: true}
+	model, whole := filepath.Join(dir, "model"), filepath.Join(dir, "whole")
+	if _, err := s.TrainReward(t.Context(), rewardFile(t, dir, "steps=4"), model, &silent{}); err != nil {
+		t.Fatal(err)
+	}
+	a, err := s.OpenArtifact(t.Context(), model, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if err := a.Export(whole, ExportOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	req := []annotate.Request{{Prompt: "what is it?", Completions: []string{" thanks tea", " shut up"}}}
+	var got [2][][][]float64
+	for i, path := range []string{model, whole} {
+		m, err := s.OpenReward(t.Context(), path, RewardOptions{Backend: "go", Chat: "none"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got[i], err = m.Rewards(t.Context(), req); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for k, v := range got[0][0][0] {
+		if w := got[1][0][0][k]; math.Abs(v-w) > 1e-5 {
+			t.Errorf("reward %d is %g, exported %g", k, v, w)
+		}
+	}
+}
+
+// The example beside this file loads.
+func TestRewardExample(t *testing.T) {
+	if _, err := LoadReward("reward.yaml", nil); err != nil {
+		t.Error(err)
+	}
+}
