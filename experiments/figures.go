@@ -105,16 +105,43 @@ func (l layout) xLabel() string {
 	return "F, data-collection phases"
 }
 
+// xName is a row's place along the axis: "F=2".
+func (l layout) xName(r Row) string {
+	return strings.NewReplacer("refresh_every", "K", "refresh", "F").Replace(l.xKey) + "=" + l.x(r)
+}
+
+// mostLines can be told apart in one plot.
+const mostLines = 10
+
 // figures are the plots that a study's table and runs allow.
 func figures(t Table, study string) ([]figure, error) {
 	l := layoutOf(t)
-	out := []figure{winRateOverF(t, l), winRateOverKL(t, l)}
+	spent, err := winRateOverAnnotations(t, l, study)
+	if err != nil {
+		return nil, err
+	}
+	out := []figure{winRateOverF(t, l, onPolicy(t, study)), winRateOverKL(t, l), spent}
 	curves, err := trainingCurves(t, l, study)
 	out = append(out, curves...)
 	return slices.DeleteFunc(out, func(f figure) bool { return len(f.panels) == 0 }), err
 }
 
-func winRateOverF(t Table, l layout) figure {
+// onPolicy finds the rows whose behavior is refreshed at every step, F = T, by their first run.
+func onPolicy(t Table, study string) map[string]bool {
+	found := map[string]bool{}
+	for _, r := range t.Rows {
+		if len(r.Runs) == 0 {
+			continue
+		}
+		if c, err := runConfig(filepath.Join(study, r.Runs[0])); err == nil && c.Behavior == "learner" && c.K() == 1 && c.Phases() > 1 {
+			found[r.Runs[0]] = true
+		}
+	}
+	return found
+}
+
+// winRateOverF draws each arm over F, and with few arms a dashed line at the height of its on-policy row.
+func winRateOverF(t Table, l layout, onPolicy map[string]bool) figure {
 	f := figure{name: "win-rate-over-f", title: "Win rate over F",
 		caption: "Win rate against the reference texts (a tie counts one half) on the test prompts. Bars are 95 % bootstrap intervals over prompts, stratified by seed; the marks of one F stand side by side so that they can be told apart."}
 	if l.xKey == "" {
@@ -131,6 +158,10 @@ func winRateOverF(t Table, l layout) figure {
 				}
 				shift := 0.07 * (float64(ai) - float64(len(l.arms)-1)/2)
 				s.points = append(s.points, point{x: float64(max(0, slices.Index(l.xs, l.x(r)))) + shift, y: *c.Mean, half: valueOr(c.Half, 0)})
+				if len(r.Runs) > 0 && onPolicy[r.Runs[0]] && l.xKey != "" && len(l.arms) <= 3 {
+					p.series = append(p.series, series{name: "on-policy (F = T): " + arm, hue: ai, dash: 2,
+						points: []point{{x: -0.4, y: *c.Mean}, {x: float64(len(l.xs)) - 0.6, y: *c.Mean}}})
+				}
 			}
 			slices.SortStableFunc(s.points, func(a, b point) int { return cmp.Compare(a.x, b.x) })
 			p.series = append(p.series, s)
@@ -171,6 +202,60 @@ func winRateOverKL(t Table, l layout) figure {
 		f.panels = append(f.panels, p)
 	}
 	return shareY(f)
+}
+
+// winRateOverAnnotations draws the dev win rate that a number of annotated prompts has bought: the last one before the next
+// are annotated. It needs curves (eval.every) and says something where F is swept.
+func winRateOverAnnotations(t Table, l layout, study string) (figure, error) {
+	f := figure{name: "win-rate-over-annotations", title: "Win rate over annotations spent",
+		caption: "Dev win rate of the last evaluation before the next prompts are annotated, mean over seeds. At the right all arms have spent the same."}
+	if l.xKey == "" {
+		return figure{}, nil
+	}
+	for pi, value := range l.panels {
+		p := panel{title: l.panelTitle(value), x: "prompts annotated", y: "win rate (dev)", rate: true, legend: pi == 0}
+		longest := 0
+		for _, r := range t.Rows {
+			if l.panel(r) != value || r.Seeds == 0 {
+				continue
+			}
+			curves, err := meanCurves(study, r.Runs)
+			if err != nil {
+				return f, err
+			}
+			s := series{name: l.xName(r) + ", " + l.arm(r), hue: slices.Index(l.arms, l.arm(r)), dash: max(0, slices.Index(l.xs, l.x(r))), marks: true,
+				points: spent(curves["collect/prompts"], curves["eval/win_rate"])}
+			longest = max(longest, len(s.points))
+			p.series = append(p.series, s)
+		}
+		if longest < 2 || len(p.series) > mostLines {
+			return figure{}, nil
+		}
+		f.panels = append(f.panels, p)
+	}
+	return shareY(f), nil
+}
+
+// spent puts evaluations over the annotations made up to their steps, the last one of each number. Evaluations before the
+// first annotation are left out.
+func spent(annotated, evaluated []point) []point {
+	var out []point
+	for _, e := range evaluated {
+		sum := 0.0
+		for _, a := range annotated {
+			if a.x <= e.x {
+				sum += a.y
+			}
+		}
+		switch q := (point{x: sum, y: e.y}); {
+		case sum == 0:
+		case len(out) > 0 && out[len(out)-1].x == sum:
+			out[len(out)-1] = q
+		default:
+			out = append(out, q)
+		}
+	}
+	return out
 }
 
 func baselines(t Table) map[string]float64 {
@@ -221,10 +306,9 @@ func trainingCurves(t Table, l layout, study string) ([]figure, error) {
 				rows = append(rows, r)
 			}
 		}
-		const most = 10 // lines that can be told apart
-		if len(rows) > most {
-			f.caption += fmt.Sprintf(" The first %d of %d arms.", most, len(rows))
-			rows = rows[:most]
+		if len(rows) > mostLines {
+			f.caption += fmt.Sprintf(" The first %d of %d arms.", mostLines, len(rows))
+			rows = rows[:mostLines]
 		}
 		curves := make([]map[string][]point, len(rows))
 		for i, r := range rows {
@@ -238,8 +322,8 @@ func trainingCurves(t Table, l layout, study string) ([]figure, error) {
 			seen := 0
 			for i, r := range rows {
 				name := l.arm(r)
-				if x := l.x(r); x != "" {
-					name = strings.TrimPrefix(strings.NewReplacer("refresh_every", "K", "refresh", "F").Replace(l.xKey), ".") + "=" + x + ", " + name
+				if l.x(r) != "" {
+					name = l.xName(r) + ", " + name
 				}
 				points := curves[i][m.name]
 				seen += len(points)
