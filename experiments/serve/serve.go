@@ -118,22 +118,32 @@ func (s *server) complete(w http.ResponseWriter, r *http.Request, chat bool) {
 		fail(w, http.StatusBadRequest, err)
 		return
 	}
-	out, prompt, err := s.sample(r.Context(), q, chat)
+	made := answer{server: s, chat: chat, id: fmt.Sprintf("gobpo-%d", s.count.Add(1)), at: time.Now().Unix(), logProbs: chat && q.LogProbs == true}
+	var stream *stream
+	var partial func([]sample.Completion)
+	if q.Stream {
+		stream = newStream(w, made, q)
+		partial = func(out []sample.Completion) { stream.more(out, false) }
+	}
+	out, prompt, err := s.sample(r.Context(), q, chat, partial)
 	switch {
 	case r.Context().Err() != nil:
 		return // nobody waits
+	case err != nil && q.Stream && stream.begun:
+		stream.fail(err)
+		return
 	case err != nil:
 		fail(w, http.StatusInternalServerError, err)
 		return
 	}
-	made := answer{server: s, chat: chat, id: fmt.Sprintf("gobpo-%d", s.count.Add(1)), at: time.Now().Unix(), logProbs: chat && q.LogProbs == true}
 	usage := map[string]int{"prompt_tokens": prompt, "completion_tokens": 0}
 	for _, c := range out {
 		usage["completion_tokens"] += len(c.Tokens)
 	}
 	usage["total_tokens"] = prompt + usage["completion_tokens"]
 	if q.Stream {
-		made.stream(w, out, q.Stop, usage, q.Options.Usage)
+		stream.more(out, true)
+		stream.end(usage)
 		return
 	}
 	choices := make([]any, len(out))
@@ -146,8 +156,8 @@ func (s *server) complete(w http.ResponseWriter, r *http.Request, chat bool) {
 	reply(w, body)
 }
 
-// sample draws the completions when it is the request's turn.
-func (s *server) sample(ctx context.Context, q request, chat bool) (out []sample.Completion, prompt int, err error) {
+// sample draws the completions when it is the request's turn; partial, if not nil, hears what there is of them.
+func (s *server) sample(ctx context.Context, q request, chat bool, partial func([]sample.Completion)) (out []sample.Completion, prompt int, err error) {
 	p := *s.policy
 	in := data.Prompt{ID: "request", Messages: q.Messages}
 	if !chat {
@@ -163,6 +173,17 @@ func (s *server) sample(ctx context.Context, q request, chat bool) (out []sample
 		return nil, 0, err
 	}
 	o := sample.Options{Temperature: 1, TopP: 1, MaxNewTokens: length, N: q.N, Batch: 1, Seed: q.Seed, Stop: p.Model.Stop()}
+	cut := func(all []sample.Completion) []sample.Completion {
+		for i, c := range all {
+			if len(c.Tokens) > q.MaxTokens {
+				all[i].Tokens, all[i].Stopped = c.Tokens[:q.MaxTokens], false
+			}
+		}
+		return all
+	}
+	if partial != nil {
+		o.Partial = func(batch [][]sample.Completion) { partial(cut(batch[0])) }
+	}
 	if q.Temperature != nil {
 		o.Temperature, o.Greedy = *q.Temperature, *q.Temperature == 0
 	}
@@ -179,12 +200,7 @@ func (s *server) sample(ctx context.Context, q request, chat bool) (out []sample
 	if err != nil {
 		return nil, 0, err
 	}
-	for i, c := range drawn[0] {
-		if len(c.Tokens) > q.MaxTokens {
-			drawn[0][i].Tokens, drawn[0][i].Stopped = c.Tokens[:q.MaxTokens], false
-		}
-	}
-	return drawn[0], len(rows[0].Tokens), nil
+	return cut(drawn[0]), len(rows[0].Tokens), nil
 }
 
 // answer writes what both kinds of response have in common.
@@ -242,36 +258,6 @@ func (a answer) choice(i int, field, text, reason string, c sample.Completion) m
 		choice["logprobs"] = map[string]any{"content": content}
 	}
 	return choice
-}
-
-// stream sends the response in server-sent events. The text is complete before the first one: the protocol is that of a
-// stream, the waiting is not.
-func (a answer) stream(w http.ResponseWriter, out []sample.Completion, stop []string, usage map[string]int, withUsage bool) {
-	w.Header().Set("Content-Type", "text/event-stream")
-	w.Header().Set("Cache-Control", "no-cache")
-	send := func(choices []any, more map[string]any) {
-		body := a.head(".chunk")
-		body["choices"] = choices
-		for k, v := range more {
-			body[k] = v
-		}
-		raw, _ := json.Marshal(body) // maps of plain values
-		fmt.Fprintf(w, "data: %s\n\n", raw)
-		if f, ok := w.(http.Flusher); ok {
-			f.Flush()
-		}
-	}
-	for i, c := range out {
-		text, reason := a.text(c, stop)
-		for _, word := range strings.SplitAfter(text, " ") {
-			send([]any{a.choice(i, "delta", word, "", c)}, nil)
-		}
-		send([]any{a.choice(i, "delta", "", reason, c)}, nil)
-	}
-	if withUsage {
-		send([]any{}, map[string]any{"usage": usage})
-	}
-	fmt.Fprint(w, "data: [DONE]\n\n")
 }
 
 func reply(w http.ResponseWriter, body any) {

@@ -217,3 +217,54 @@ func TestJudgeOverServer(t *testing.T) {
 		t.Errorf("ranks %v, usage %v", j[0].Ranks, u)
 	}
 }
+
+// streamed puts a stream together: the text of choice 0, and in how many pieces it came.
+func streamed(t *testing.T, s *httptest.Server, body string) (text string, pieces int) {
+	t.Helper()
+	res, err := http.Post(s.URL+"/v1/chat/completions", "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
+		raw, ok := strings.CutPrefix(lines.Text(), "data: ")
+		if !ok || raw == "[DONE]" {
+			continue
+		}
+		var chunk map[string]any
+		if err := json.Unmarshal([]byte(raw), &chunk); err != nil {
+			t.Fatal(err)
+		}
+		if piece := at(chunk, "choices", 0, "delta", "content").(string); piece != "" {
+			text, pieces = text+piece, pieces+1
+		}
+	}
+	return text, pieces
+}
+
+// A long answer comes in pieces, and is the one that comes whole; so is one that a stop text ends.
+func TestStreamIsIncremental(t *testing.T) {
+	s := newServer(t)
+	body := `{"messages": [{"role": "user", "content": "pack"}], "seed": 5, "max_tokens": 40`
+	_, whole := post(t, s, "/v1/chat/completions", body+"}")
+	want := at(whole, "choices", 0, "message", "content").(string)
+	got, pieces := streamed(t, s, body+`, "stream": true}`)
+	if got != want || pieces < 3 {
+		t.Errorf("streamed %q in %d pieces, want %q", got, pieces, want)
+	}
+	runes := []rune(want)
+	stop, _ := json.Marshal(string(runes[len(runes)/2 : len(runes)/2+3]))
+	_, whole = post(t, s, "/v1/chat/completions", body+`, "stop": `+string(stop)+"}")
+	if got, _ := streamed(t, s, body+`, "stream": true, "stop": `+string(stop)+"}"); got != at(whole, "choices", 0, "message", "content") {
+		t.Errorf("up to %s streamed %q, whole %q", stop, got, at(whole, "choices", 0, "message", "content"))
+	}
+}
+
+func TestStreamHoldsBack(t *testing.T) {
+	s := &stream{q: request{Stop: []string{"END", "\n\n"}}}
+	for text, want := range map[string]string{"abc": "abc", "abcE": "abc", "abcEN": "abc", "abcENX": "abcENX", "abc\n": "abc", "ab\ufffd": "ab", "": ""} {
+		if got := s.certain(text); got != want {
+			t.Errorf("%q: %q is certain, want %q", text, got, want)
+		}
+	}
+}

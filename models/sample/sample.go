@@ -31,7 +31,10 @@ type Options struct {
 	Seed         uint64
 	Stop         []int32 // tokens that end a completion (and are its last token)
 	Batch        int     // prompts a batch; 0 means 16
-	Fold         bool    // fold the adapter into dense weights first: faster, at the price of a copy of them
+	// Partial, if not nil, hears every few tokens what the prompts of a batch have so far, and stops are then looked for as
+	// often. It is called from many goroutines where several devices sample.
+	Partial func([][]Completion)
+	Fold    bool // fold the adapter into dense weights first: faster, at the price of a copy of them
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -107,6 +110,9 @@ func (s *Sampler) Finalize() {
 
 // chunk is the number of tokens between two looks at ctx and reports of progress.
 const chunk = 32
+
+// partialChunk is the number of tokens between two partial results.
+const partialChunk = 4
 
 // Sample draws o.N completions of every prompt: [prompt][sample], in the prompts' order. progress, if not nil, hears
 // how many of the prompts are done. ctx is looked at every few dozen tokens.
@@ -222,6 +228,9 @@ func (s *Sampler) batch(ctx context.Context, device int, p models.Policy, prompt
 	maps.Copy(state, sets[1])
 	defer func() { state.Finalize() }()
 	stride := chunk
+	if o.Partial != nil {
+		stride = partialChunk
+	}
 	if !hasSlices(s.backend) {
 		stride = 1
 	}
@@ -240,8 +249,15 @@ func (s *Sampler) batch(ctx context.Context, device int, p models.Policy, prompt
 		if tensors.ToScalar[bool](state["done"]) {
 			break
 		}
+		if o.Partial != nil && step+stride < o.MaxNewTokens {
+			soFar, err := collect(state, len(prompts), o, step+stride)
+			if err != nil {
+				return nil, err
+			}
+			o.Partial(soFar)
+		}
 	}
-	return collect(state, len(prompts), o)
+	return collect(state, len(prompts), o, o.MaxNewTokens)
 }
 
 // start is the state before the first token but for the caches: the prompts' last tokens to feed, dummy rows finished.
@@ -303,8 +319,8 @@ func (s *Sampler) decode(l models.LoRA, o Options) *models.Exec {
 	})
 }
 
-// collect cuts the result tensors into completions.
-func collect(state models.Weights, prompts int, o Options) ([][]Completion, error) {
+// collect cuts the result tensors into completions of at most so many tokens.
+func collect(state models.Weights, prompts int, o Options, most int) ([][]Completion, error) {
 	tokens, err := tensors.CopyFlatData[int32](state["tokens"])
 	if err != nil {
 		return nil, fmt.Errorf("sample: %w", err)
@@ -314,7 +330,7 @@ func collect(state models.Weights, prompts int, o Options) ([][]Completion, erro
 	for i := range out {
 		for j := range o.N {
 			from := (i*o.N + j) * o.MaxNewTokens
-			n := o.MaxNewTokens
+			n := most
 			c := Completion{}
 			for k, token := range tokens[from : from+n] {
 				if slices.Contains(o.Stop, token) {
