@@ -21,6 +21,9 @@ type Comparison struct {
 	Better, Worse int            // prompts on which the outcomes differ, over all seeds
 	P             float64        `json:"p"`    // exact sign (McNemar) test over these
 	Holm          float64        `json:"holm"` // adjusted for the number of comparisons
+	// Needed is how many prompts a seed would tell the observed difference from zero, for these trained policies (80 % power
+	// at 0.05), where Prompts holds zero; else 0.
+	Needed int `json:"needed,omitempty"`
 }
 
 // CompareArms sets every arm of a study against a baseline, the arm of these settings ("refresh=1 reference=sft"), or the
@@ -57,6 +60,9 @@ func CompareArms(study, baseline string) (against string, out []Comparison, err 
 			baseMean, _ := stats.Bootstrap{Resamples: 1}.Mean(y[g : g+1])
 			bySeed = append(bySeed, mean-baseMean)
 			all, allBase = append(all, x[g]...), append(allBase, y[g]...)
+		}
+		if i := c.Prompts; c.Difference != 0 && i.Low <= 0 && i.High >= 0 && len(x) > 0 {
+			c.Needed = stats.SampleSizePaired(len(all), c.Difference, i) / len(x)
 		}
 		c.Seeds = stats.OverSeeds(bySeed, 0.95).Interval
 		c.Better, c.Worse, c.P = stats.SignTest(all, allBase)
@@ -133,6 +139,11 @@ func PrintComparisons(w io.Writer, against string, all []Comparison) error {
 	}
 	if err := tw.Flush(); err != nil {
 		return err
+	}
+	for _, c := range all {
+		if c.Needed > 0 {
+			fmt.Fprintf(w, "%s is not told apart; if the difference is %+.3f, about %d prompts a seed would do it (80 %% power at 0.05)\n", c.Arm, c.Difference, c.Needed)
+		}
 	}
 	_, err := fmt.Fprintln(w, "differences of win rates, paired by seed and prompt; over prompts: bootstrap stratified by seed, for these trained policies;\n"+
 		"over seeds: Student's t of the seeds' differences, for the method; p: exact sign (McNemar) test over prompts, Holm: for all lines")

@@ -61,3 +61,12 @@ func SampleSize(rate, difference, alpha, power float64) int {
 	root := z(1-alpha/2)*math.Sqrt(2*mean*(1-mean)) + z(power)*math.Sqrt(rate*(1-rate)+other*(1-other))
 	return int(math.Ceil(root * root / (difference * difference)))
 }
+
+// SampleSizePaired is how many pairs tell an observed mean difference from zero at a level of 0.05 with 80 % power, if it
+// and its 95 % interval come of n pairs.
+func SampleSizePaired(n int, difference float64, i Interval) int {
+	z := distuv.UnitNormal.Quantile
+	error := (i.High - i.Low) / (2 * z(0.975))
+	ratio := (z(0.975) + z(0.8)) * error / difference
+	return int(math.Ceil(float64(n) * ratio * ratio))
+}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -177,5 +179,49 @@ func TestSweepFromTheShell(t *testing.T) {
 	}
 	if stdout, _, _ = cli(t, dir, `{"text": "Ben wants tea."}`, "tokenize", "-m", run); !strings.HasPrefix(stdout, `{"ids":[`) {
 		t.Errorf("tokenize: %s", stdout)
+	}
+}
+
+// Several outputs meet each other, several annotators agree or not, and labels hold them to account.
+func TestEvalMany(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"a/out.txt": "one two three\none\n", "b/out.txt": "one two\none two three\n",
+		"refs.jsonl":  `{"prompt": "p", "reference": "one two three"}` + "\n" + `{"prompt": "q", "reference": "one two three"}` + "\n",
+		"pairs.jsonl": `{"prompt": "p", "chosen": "one", "rejected": "one two three"}` + "\n",
+	} {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o755), os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	both := []string{"eval", "a/out.txt", "--outputs", "b/out.txt", "--references", "refs.jsonl"}
+	stdout, stderr, status := cli(t, dir, "", append(both, "--annotator", "rouge_l", "--annotator", "{name: length, max: 2}")...)
+	if status != 0 {
+		t.Fatal(stderr)
+	}
+	for _, want := range []string{"a/out.txt over b/out.txt", "rouge_l, head to head", "length(max=2), against the references", "Cohen's kappa"} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("no %q in\n%s", want, stdout)
+		}
+	}
+	stdout, _, _ = cli(t, dir, "", append(both, "--json")...)
+	var got map[string]any
+	if err := json.Unmarshal([]byte(stdout), &got); err != nil || len(got["evaluators"].([]any)) != 1 {
+		t.Errorf("%s: %v", stdout, err)
+	}
+	stdout, _, status = cli(t, dir, "", "eval", "--preferences", "pairs.jsonl", "--annotator", "{name: length, max: 1}")
+	if status != 0 || !strings.Contains(stdout, "on 1 labelled pairs") || !strings.Contains(stdout, "1.000") {
+		t.Errorf("%s", stdout)
+	}
+	for args, want := range map[string]string{
+		"eval": "bpo: name a run or outputs to evaluate, or --preferences",
+		"eval a/out.txt --preferences pairs.jsonl": "bpo: --preferences: evaluators are held to labels",
+		"eval --preferences pairs.jsonl":           "bpo: --preferences: name the evaluators with --annotator",
+		"eval a/out.txt b/out.txt --n 3":           "bpo: --n: only with one run",
+		"eval a/out.txt refs.jsonl":                "bpo: a/out.txt: output 1 has no reference text",
+	} {
+		if _, stderr, status := cli(t, dir, "", strings.Fields(args)...); status == 0 || !strings.HasPrefix(stderr, want) || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%s: %d, %q", args, status, stderr)
+		}
 	}
 }

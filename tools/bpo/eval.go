@@ -15,22 +15,45 @@ import (
 )
 
 func newEvalCmd() *cobra.Command {
-	var annotator, references, prompts, out string
+	var references, prompts, out, preferences string
+	var annotators, files []string
 	var useEval, asJSON bool
 	n, bootstrap := 0, 1000
 	cmd := &cobra.Command{
-		Use:   "eval runs/<study>/<run> | outputs.jsonl | outputs.parquet | outputs.txt",
+		Use:   "eval runs/<study>/<run> | outputs.jsonl | outputs.parquet | outputs.txt ...",
 		Short: "Win rate against reference texts, with its interval, lengths, diversity and KL",
 		Long: `Measure a run's policy again, perhaps with another evaluator than its annotator or on other prompts; or judge outputs
 that are already there: completions with references in them (as bpo sample writes), or with --references a prompt
-file whose rows run in parallel with the outputs (a text file has one output a line).`,
-		Args: cobra.ExactArgs(1),
+file whose rows run in parallel with the outputs (a text file has one output a line).
+
+Several outputs of the same prompts (runs count as what they were measured by) are also judged against each other. Several
+annotators are held to each other, or with --preferences to labels. See docs/evaluation.md.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var a annotate.Config
-			if annotator != "" {
-				if err := parseAnnotator(annotator, &a); err != nil {
+			evaluators := make([]annotate.Config, len(annotators))
+			for i, text := range annotators {
+				if err := parseAnnotator(text, &evaluators[i]); err != nil {
 					return err
 				}
+			}
+			args = append(args, files...)
+			switch {
+			case preferences != "" && len(args) > 0:
+				return fmt.Errorf("--preferences: evaluators are held to labels or judge outputs, not both; leave out %s", args[0])
+			case preferences != "":
+				return evalPairs(cmd, preferences, evaluators, bootstrap, asJSON)
+			case len(args) == 0:
+				return fmt.Errorf("name a run or outputs to evaluate, or --preferences")
+			case len(args) > 1 || len(evaluators) > 1:
+				for _, flag := range []string{"out", "dev", "n", "prompts"} {
+					if cmd.Flags().Changed(flag) {
+						return fmt.Errorf("--%s: only with one run or one file of outputs, and one annotator", flag)
+					}
+				}
+				return evalMany(cmd, args, references, evaluators, bootstrap, asJSON)
+			}
+			var a annotate.Config
+			if len(evaluators) > 0 {
+				a = evaluators[0]
 			}
 			var e experiments.Evaluation
 			info, err := os.Stat(args[0])
@@ -72,11 +95,16 @@ file whose rows run in parallel with the outputs (a text file has one output a l
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(e.Metrics)
 			}
 			printMetrics(cmd.OutOrStdout(), nil, e.Metrics)
+			if n := e.Needed(); n > 0 {
+				fmt.Fprintf(cmd.OutOrStdout(), "the interval holds 0.5; about %d prompts would tell such a win rate from it (80 %% power at 0.05)\n", n)
+			}
 			return nil
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&annotator, "annotator", "", `the evaluator: a name, or YAML as {name: length, max: 30} (default: the run's eval.annotator; rouge_l for outputs)`)
+	f.StringArrayVar(&annotators, "annotator", nil, `the evaluator: a name, or YAML as {name: length, max: 30} (default: the run's eval.annotator; rouge_l for outputs); repeatable`)
+	f.StringArrayVar(&files, "outputs", nil, "outputs to evaluate, as the arguments are; repeatable")
+	f.StringVar(&preferences, "preferences", "", "hold the annotators to the labels of these pairs")
 	f.StringVar(&references, "references", "", "prompt file with a reference a row, for outputs that have none in them")
 	f.StringVar(&prompts, "prompts", "", "a run is measured on these prompts instead of its own")
 	f.BoolVar(&useEval, "dev", false, "a run is measured on its eval prompts, not its test prompts")

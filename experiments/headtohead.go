@@ -1,0 +1,251 @@
+package experiments
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"path/filepath"
+	"text/tabwriter"
+
+	"gobpo/bpo/annotate"
+	"gobpo/data"
+	"gobpo/experiments/stats"
+)
+
+// Outputs are the texts of one policy beside their references, in the order of the prompts.
+type Outputs struct {
+	Name string
+	Rows []data.Completion
+}
+
+// RunOutputs reads those that a finished run was measured by.
+func RunOutputs(dir string) ([]data.Completion, error) {
+	return data.Read[data.Completion](filepath.Join(dir, "samples", "final.parquet"))
+}
+
+// HeadToHead is one policy's outputs against another's, judged against each other and not against the references.
+type HeadToHead struct {
+	A, B     string
+	Rate     float64        // at which A wins; a tie counts one half
+	Interval stats.Interval // 95 % bootstrap over prompts
+	Ties     float64        // share
+	P, Holm  float64        // exact sign test; Holm's for all pairs
+}
+
+// Judgments are what one evaluator says of outputs: of each against its references, and of every two against each other.
+type Judgments struct {
+	Evaluator  string
+	Against    []Evaluation // the references, by outputs
+	HeadToHead []HeadToHead
+}
+
+// Judge measures outputs of the same prompts with one evaluator.
+func (s *Session) Judge(ctx context.Context, all []Outputs, c EvalConfig) (Judgments, error) {
+	a, err := s.newAnnotator(c.Annotator, nil, "auto")
+	if err != nil {
+		return Judgments{}, fmt.Errorf("annotator.%w", err)
+	}
+	out, boot := Judgments{Evaluator: a.Name()}, stats.Bootstrap{Resamples: c.Bootstrap}
+	for _, o := range all {
+		e, err := Compare(ctx, a, o.Rows, boot, 0)
+		if err != nil {
+			return out, fmt.Errorf("%s: %w", o.Name, err)
+		}
+		out.Against = append(out.Against, e)
+	}
+	var ps []float64
+	for i, x := range all {
+		for _, y := range all[i+1:] {
+			if err := samePrompts(x, y); err != nil {
+				return out, err
+			}
+			reqs := make([]annotate.Request, len(x.Rows))
+			for k, r := range x.Rows {
+				reqs[k] = annotate.Request{Prompt: r.Prompt, Reference: r.Reference, Completions: []string{r.Text, y.Rows[k].Text}}
+			}
+			wins, err := verdictsOf(ctx, a, reqs)
+			if err != nil {
+				return out, err
+			}
+			h := HeadToHead{A: x.Name, B: y.Name}
+			h.Rate, h.Interval = boot.Mean([][]float64{wins})
+			even := make([]float64, len(wins))
+			for k, w := range wins {
+				if even[k] = 0.5; w == 0.5 {
+					h.Ties += 1 / float64(len(wins))
+				}
+			}
+			_, _, h.P = stats.SignTest(wins, even)
+			out.HeadToHead, ps = append(out.HeadToHead, h), append(ps, h.P)
+		}
+	}
+	for i, p := range stats.Holm(ps) {
+		out.HeadToHead[i].Holm = p
+	}
+	return out, nil
+}
+
+// verdictsOf judges the first completion of each request against the second.
+func verdictsOf(ctx context.Context, a annotate.Annotator, reqs []annotate.Request) ([]float64, error) {
+	judgments, err := a.Annotate(ctx, reqs, 0)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]float64, len(judgments))
+	for i, j := range judgments {
+		out[i] = stats.Outcome(j.Compare(0, 1))
+	}
+	return out, nil
+}
+
+func samePrompts(x, y Outputs) error {
+	if len(x.Rows) != len(y.Rows) {
+		return fmt.Errorf("%s has %d outputs and %s %d; only outputs of the same prompts meet each other", x.Name, len(x.Rows), y.Name, len(y.Rows))
+	}
+	for i := range x.Rows {
+		if a, b := x.Rows[i], y.Rows[i]; a.Prompt != b.Prompt || a.Reference != b.Reference {
+			return fmt.Errorf("output %d of %s and of %s are of different prompts or references (%q and %q)", i+1, x.Name, y.Name, clip(a.Prompt, 40), clip(b.Prompt, 40))
+		}
+	}
+	return nil
+}
+
+// Accuracy is how often an evaluator prefers the chosen text of labelled pairs.
+type Accuracy struct {
+	Evaluator string
+	Rate      float64 // a tie counts one half
+	Interval  stats.Interval
+	outcomes  []float64
+}
+
+// JudgePairs holds evaluators to labels.
+func (s *Session) JudgePairs(ctx context.Context, pairs []data.Preference, evaluators []annotate.Config, resamples int) ([]Accuracy, error) {
+	reqs := make([]annotate.Request, len(pairs))
+	for i, p := range pairs {
+		reqs[i] = annotate.Request{Prompt: p.Prompt, Reference: p.Reference, Completions: []string{p.Chosen, p.Rejected}}
+	}
+	var out []Accuracy
+	for _, c := range evaluators {
+		a, err := s.newAnnotator(c, nil, "auto")
+		if err != nil {
+			return nil, fmt.Errorf("annotator.%w", err)
+		}
+		acc := Accuracy{Evaluator: a.Name()}
+		if acc.outcomes, err = verdictsOf(ctx, a, reqs); err != nil {
+			return nil, err
+		}
+		acc.Rate, acc.Interval = stats.Bootstrap{Resamples: resamples}.Mean([][]float64{acc.outcomes})
+		out = append(out, acc)
+	}
+	return out, nil
+}
+
+// EvaluatorAgreement is the agreement of two evaluators on something.
+type EvaluatorAgreement struct {
+	On, A, B string
+	stats.Agreement
+}
+
+// Agreements of every two evaluators, on each of the outputs against their references.
+func Agreements(all []Outputs, by []Judgments, resamples int) (out []EvaluatorAgreement) {
+	for o := range all {
+		for i, x := range by {
+			for _, y := range by[i+1:] {
+				out = append(out, EvaluatorAgreement{all[o].Name, x.Evaluator, y.Evaluator, stats.Agree(x.Against[o].Outcomes, y.Against[o].Outcomes, stats.Bootstrap{Resamples: resamples})})
+			}
+		}
+	}
+	return out
+}
+
+// PairAgreements of every two evaluators, on labelled pairs.
+func PairAgreements(by []Accuracy, resamples int) (out []EvaluatorAgreement) {
+	for i, x := range by {
+		for _, y := range by[i+1:] {
+			out = append(out, EvaluatorAgreement{"the pairs", x.Evaluator, y.Evaluator, stats.Agree(x.outcomes, y.outcomes, stats.Bootstrap{Resamples: resamples})})
+		}
+	}
+	return out
+}
+
+// PrintJudgments writes a table of outputs and one of pairs, for a terminal.
+func PrintJudgments(w io.Writer, all []Outputs, j Judgments) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(tw, "%s, against the references\twin rate\t95 %%\tlength-controlled\tties\tn\twords\tscore\n", j.Evaluator)
+	for i, e := range j.Against {
+		m := e.Metrics
+		number := func(name, format string) string {
+			if v, ok := m["eval/"+name]; ok {
+				return fmt.Sprintf(format, v)
+			}
+			return "–"
+		}
+		fmt.Fprintf(tw, "%s\t%.3f\t%.3f to %.3f\t%s\t%.3f\t%.0f\t%.1f\t%s\n", all[i].Name, m["eval/win_rate"], m["eval/win_rate_low"], m["eval/win_rate_high"],
+			number("win_rate_length_controlled", "%.3f"), m["eval/ties"], m["eval/n"], m["eval/length"], number("score", "%.4g"))
+	}
+	if len(j.HeadToHead) > 0 {
+		fmt.Fprintf(tw, "\n%s, head to head\twin rate\t95 %%\tties\tp\tHolm\n", j.Evaluator)
+		for _, h := range j.HeadToHead {
+			fmt.Fprintf(tw, "%s over %s\t%.3f\t%.3f to %.3f\t%.3f\t%.2g\t%.2g\n", h.A, h.B, h.Rate, h.Interval.Low, h.Interval.High, h.Ties, h.P, h.Holm)
+		}
+	}
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	for i, e := range j.Against {
+		printHint(w, all[i].Name+" and the references", e.Needed())
+	}
+	for _, h := range j.HeadToHead {
+		printHint(w, h.A+" and "+h.B, promptsNeeded(len(all[0].Rows), h.Rate, h.Interval))
+	}
+	return nil
+}
+
+// printHint says how many prompts would tell two apart, where these do not.
+func printHint(w io.Writer, what string, n int) {
+	if n > 0 {
+		fmt.Fprintf(w, "%s are not told apart; about %d prompts would tell such a difference (80 %% power at 0.05)\n", what, n)
+	}
+}
+
+// Needed is the number of prompts that would tell the observed win rate from one half with 80 % power at a level of 0.05,
+// where its interval holds one half; else, and where it is one half, 0.
+func (e Evaluation) Needed() int {
+	m := e.Metrics
+	return promptsNeeded(int(m["eval/n"]), m["eval/win_rate"], stats.Interval{Low: m["eval/win_rate_low"], High: m["eval/win_rate_high"]})
+}
+
+func promptsNeeded(n int, rate float64, i stats.Interval) int {
+	if rate == 0.5 || math.IsNaN(rate) || math.IsNaN(i.Low) || i.Low > 0.5 || i.High < 0.5 {
+		return 0
+	}
+	return stats.SampleSizePaired(n, rate-0.5, i)
+}
+
+// PrintAccuracies writes how evaluators do on labelled pairs.
+func PrintAccuracies(w io.Writer, all []Accuracy, n int) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(tw, "on %d labelled pairs\taccuracy\t95 %%\n", n)
+	for _, a := range all {
+		fmt.Fprintf(tw, "%s\t%.3f\t%.3f to %.3f\n", a.Evaluator, a.Rate, a.Interval.Low, a.Interval.High)
+	}
+	return tw.Flush()
+}
+
+// PrintAgreements writes them with their tables.
+func PrintAgreements(w io.Writer, all []EvaluatorAgreement) error {
+	for _, a := range all {
+		fmt.Fprintf(w, "\n%s and %s on %s: the same verdict %.3f [%.3f, %.3f], Cohen's kappa %.3f [%.3f, %.3f], n %d\n", a.A, a.B, a.On,
+			a.Raw, a.RawInterval.Low, a.RawInterval.High, a.Kappa, a.KappaInterval.Low, a.KappaInterval.High, a.N)
+		tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+		fmt.Fprintln(tw, "\tloss\ttie\twin\t")
+		for i, name := range []string{"loss", "tie", "win"} {
+			fmt.Fprintf(tw, "%s\t%d\t%d\t%d\t\n", name, a.Table[i][0], a.Table[i][1], a.Table[i][2])
+		}
+		if err := tw.Flush(); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,84 @@
+package experiments
+
+import (
+	"bytes"
+	"math"
+	"strings"
+	"testing"
+
+	"gobpo/bpo/annotate"
+	"gobpo/data"
+	"gobpo/experiments/stats"
+)
+
+// outputsOf are texts of prompts whose references are five words.
+func outputsOf(name string, texts ...string) Outputs {
+	o := Outputs{Name: name}
+	for i, text := range texts {
+		o.Rows = append(o.Rows, data.Completion{Prompt: string(rune('a' + i)), Reference: "one two three four five", Text: text})
+	}
+	return o
+}
+
+// By words up to three: x wins twice against y, ties once, loses once.
+func TestJudgeHeadToHead(t *testing.T) {
+	x := outputsOf("x", "one two three", "one two three", "one", "one two three four five six")
+	y := outputsOf("y", "one two three four five", "one two three four five", "two", "one")
+	c := EvalConfig{Annotator: annotate.Config{Name: "length", Params: map[string]any{"max": 3}}, Bootstrap: 200}
+	s := new(Session)
+	j, err := s.Judge(t.Context(), []Outputs{x, y}, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := j.HeadToHead[0]
+	if h.A != "x" || h.B != "y" || h.Rate != 0.625 || h.Ties != 0.25 || h.P != 1 || h.Holm != 1 || h.Interval.Low > 0.625 || h.Interval.High < 0.625 {
+		t.Errorf("%+v", h)
+	}
+	if got := j.Against[0].Metrics["eval/win_rate"]; got != 0.75 { // against five words: won thrice, lost to by six
+		t.Errorf("x against the references %v", got)
+	}
+	var out bytes.Buffer
+	if err := PrintJudgments(&out, []Outputs{x, y}, j); err != nil || !strings.Contains(out.String(), "x over y") || !strings.Contains(out.String(), "x and y are not told apart; about") {
+		t.Errorf("%s%v", out.String(), err)
+	}
+	y.Rows[2].Prompt = "other"
+	if _, err := s.Judge(t.Context(), []Outputs{x, y}, c); err == nil || !strings.Contains(err.Error(), "output 3 of x and of y are of different prompts") {
+		t.Errorf("error %v", err)
+	}
+	y.Rows = y.Rows[:3]
+	if _, err := s.Judge(t.Context(), []Outputs{x, y}, c); err == nil || !strings.Contains(err.Error(), "x has 4 outputs and y 3") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestJudgePairs(t *testing.T) {
+	pairs := []data.Preference{{Prompt: "a", Chosen: "one", Rejected: "one two three"}, {Prompt: "b", Chosen: "one two three", Rejected: "one"}, {Prompt: "c", Chosen: "two", Rejected: "one"}}
+	short := annotate.Config{Name: "length", Params: map[string]any{"max": 1}}
+	long := annotate.Config{Name: "length", Params: map[string]any{"min": 3, "max": 9}}
+	all, err := new(Session).JudgePairs(t.Context(), pairs, []annotate.Config{short, long}, 100)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all[0].Rate != 0.5 || all[1].Rate != 0.5 { // each right once, wrong once, tied once
+		t.Errorf("%+v", all)
+	}
+	a := PairAgreements(all, 100)
+	if len(a) != 1 || math.Abs(a[0].Raw-1.0/3) > 1e-12 || a[0].Table != [3][3]int{{0, 0, 1}, {0, 1, 0}, {1, 0, 0}} {
+		t.Errorf("%+v", a)
+	}
+}
+
+// A rate of 0.55 ± 0.1 needs 817 prompts, and one whose interval excludes one half none.
+func TestPromptsNeeded(t *testing.T) {
+	if n := promptsNeeded(100, 0.55, stats.Interval{Low: 0.45, High: 0.65}); n < 815 || n > 820 { // 100·(2.8016/1.95996·2)² = 817.3
+		t.Errorf("%d", n)
+	}
+	for _, i := range []stats.Interval{{Low: 0.51, High: 0.6}, {Low: math.NaN(), High: math.NaN()}} {
+		if n := promptsNeeded(100, 0.55, i); n != 0 {
+			t.Errorf("%+v: %d", i, n)
+		}
+	}
+	if n := promptsNeeded(100, 0.5, stats.Interval{Low: 0.4, High: 0.6}); n != 0 {
+		t.Errorf("one half: %d", n)
+	}
+}
