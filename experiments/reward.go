@@ -238,7 +238,7 @@ func (s *Session) TrainReward(ctx context.Context, c RewardConfig, dir string, u
 	if err != nil {
 		return r, err
 	}
-	if r, err = model.Measure(ctx, eval); err != nil {
+	if r, err = model.Measure(ctx, eval, func(done, total int) { ui.Doing("measure", done, total) }); err != nil {
 		return r, err
 	}
 	r.Metrics["n_train"] = float64(len(train))
@@ -312,15 +312,22 @@ func (c *RewardConfig) member(ctx context.Context, b compute.Backend, m *models.
 	return whole.Save(dir)
 }
 
-// Measure judges pairs whose chosen text is known to be preferred.
-func (r *RewardModel) Measure(ctx context.Context, pairs []data.Preference) (RewardResult, error) {
+// Measure judges pairs whose chosen text is known to be preferred, and tells how far it is.
+func (r *RewardModel) Measure(ctx context.Context, pairs []data.Preference, progress func(done, total int)) (RewardResult, error) {
 	reqs := make([]annotate.Request, len(pairs))
 	for i, p := range pairs {
 		reqs[i] = annotate.Request{Prompt: p.Prompt, Reference: p.Reference, Completions: []string{p.Chosen, p.Rejected}}
 	}
-	members, err := r.Rewards(ctx, reqs)
-	if err != nil {
-		return RewardResult{}, err
+	members := make([][][]float64, len(r.members))
+	for at := 0; at < len(reqs); at += 16 * r.batch {
+		progress(at, len(reqs))
+		some, err := r.Rewards(ctx, reqs[at:min(at+16*r.batch, len(reqs))])
+		if err != nil {
+			return RewardResult{}, err
+		}
+		for m := range members {
+			members[m] = append(members[m], some[m]...)
+		}
 	}
 	margins, right := make([]float64, len(pairs)), make([]float64, len(pairs))
 	longer := 0.0

@@ -82,7 +82,10 @@ longer text.`,
 			if err != nil {
 				return err
 			}
-			r, err := m.Measure(cmd.Context(), pairs)
+			ui := newProgress(cmd.ErrOrStderr())
+			defer ui.Close()
+			trial := ui.Trial("reward")
+			r, err := m.Measure(cmd.Context(), pairs, func(done, total int) { trial.Doing("measure", done, total) })
 			if err != nil {
 				return err
 			}
