@@ -124,7 +124,9 @@ func openGo() (compute.Backend, error) {
 			return nil, fmt.Errorf("backend go: %w", err)
 		}
 	}
-	b, err := gobackend.New("")
+	// One operation at a time, each on all cores. The default starts operations side by side in the same pool of workers
+	// that a batched matmul asks for more of: with as many matmuls ready as the pool has places, each waits for ever.
+	b, err := gobackend.New("ops_sequential")
 	if err != nil {
 		return nil, fmt.Errorf("backend go: %w", err)
 	}

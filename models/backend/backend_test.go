@@ -3,11 +3,17 @@ package backend
 import (
 	"bytes"
 	"errors"
+	"math"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/gomlx/core/graph"
+	"github.com/gomlx/gomlx/core/tensors"
 
 	"gobpo/models/fetch"
 )
@@ -192,5 +198,51 @@ func TestLdConfDirs(t *testing.T) {
 	got := ldConfDirs(main, 0)
 	if len(got) < 2 || got[0] != "/one" || got[1] != "/three" || len(got) > 1000 {
 		t.Errorf("got %v", got)
+	}
+}
+
+// Many matmuls ready at once, each batched and so asking for workers of its own: gomlx's default waits for ever here.
+func TestGoBackendRunsMatmulsThatAreReadyTogether(t *testing.T) {
+	b, err := Open(Options{Name: "go"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := graph.NewExec(b, func(x *graph.Node) *graph.Node {
+		sum := graph.Scalar(x.Graph(), dtypes.Float32, 0)
+		for i := range 64 {
+			y := graph.AddScalar(x, float64(i))                                          // [batch, rows, width]
+			sum = graph.Add(sum, graph.ReduceAllSum(graph.Einsum("bik,bjk->bij", y, y))) // [batch, rows, rows]
+		}
+		return sum
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const batch, rows, width = 64, 24, 64
+	done := make(chan float32, 1)
+	go func() {
+		for range 10 {
+			x := tensors.FromFlatDataAndDimensions(make([]float32, batch*rows*width), batch, rows, width)
+			out := e.MustExec(x)[0]
+			done <- tensors.ToScalar[float32](out)
+		}
+		close(done)
+	}()
+	want := float32(0)
+	for i := range 64 {
+		want += float32(batch * rows * rows * width * i * i)
+	}
+	for {
+		select {
+		case got, open := <-done:
+			if !open {
+				return
+			}
+			if math.Abs(float64(got/want-1)) > 1e-3 {
+				t.Fatalf("sum %v, want %v", got, want)
+			}
+		case <-time.After(time.Minute):
+			t.Fatal("waits for ever")
+		}
 	}
 }
