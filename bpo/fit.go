@@ -50,9 +50,13 @@ func (f *Fit) run(ctx context.Context, what string, obj objective, rows []exampl
 		return f.Start, err
 	}
 	defer l.finalize()
-	t := newTrainer(f.Backend, f.Model.Config, l, obj, trainSpec{
+	spec := trainSpec{
 		Optimizer: f.Config.Optimizer, Steps: f.Config.Steps, Batch: f.Config.BatchSize, Micro: f.Config.Micro(), Checkpoints: f.Checkpointing, Mesh: f.Mesh,
-	})
+	}
+	if f.Model.Config.Reward {
+		spec.Bucket = models.CoarseBucket
+	}
+	t := newTrainer(f.Backend, f.Model.Config, l, obj, spec)
 	defer t.finalize()
 	first, err := f.load(l)
 	if err != nil {

@@ -170,6 +170,7 @@ type trainSpec struct {
 	Micro       int  // rows of a gradient call
 	Checkpoints bool // gradient checkpointing
 	Mesh        models.Mesh
+	Bucket      func(int) int // of widths; nil: models.Bucket
 }
 
 // trainer compiles an objective and runs optimizer steps on any learner of one shape.
@@ -424,6 +425,11 @@ func (t *trainer) pack(batch []example, seed uint64) (in []models.Input, tokens,
 		}
 	}
 	p, r, k, tokens := widths(rows)
+	bucket := t.Bucket
+	if bucket == nil {
+		bucket = models.Bucket
+	}
+	p, r = bucket(p), bucket(r)
 	for _, x := range models.PackRows(rows, t.Micro, p, r, k, 0) {
 		in = append(in, models.Input{Tensor: x, Rows: true})
 	}
@@ -437,7 +443,7 @@ func (t *trainer) pack(batch []example, seed uint64) (in []models.Input, tokens,
 	return in, tokens, t.Micro * (p + k*r)
 }
 
-// widths are the bucketed prompt and completion widths that hold all rows, their k, and their real tokens.
+// widths are the prompt and completion widths that hold all rows, their k, and their real tokens.
 func widths(rows []models.Row) (prompt, completion, k, tokens int) {
 	for _, row := range rows {
 		prompt = max(prompt, len(row.Prompt))
@@ -448,7 +454,7 @@ func widths(rows []models.Row) (prompt, completion, k, tokens int) {
 			tokens += len(c)
 		}
 	}
-	return models.Bucket(prompt), models.Bucket(completion), k, tokens
+	return prompt, completion, k, tokens
 }
 
 func rngState(seed uint64) *tensors.Tensor {

@@ -108,7 +108,7 @@ func (s *Session) OpenReward(ctx context.Context, path string, o RewardOptions) 
 	if most := r.model.Config.MaxPositions; r.most == 0 || r.most > most {
 		r.most = most
 	}
-	r.scorer = models.NewScorer(b, r.model.Config, models.Bucket)
+	r.scorer = models.NewScorer(b, r.model.Config, models.CoarseBucket)
 	return r, nil
 }
 

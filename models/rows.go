@@ -27,6 +27,16 @@ func Bucket(n int) int {
 	return max(1, (n+step-1)/step) * step
 }
 
+// CoarseBucket is the rule for texts of any lengths in one pass, such as a reward model's pairs: powers of two from 64, few
+// of which make a graph each.
+func CoarseBucket(n int) int {
+	width := 64
+	for width < n {
+		width *= 2
+	}
+	return width
+}
+
 // PackRows lays rows out as the four inputs of CompletionLogProbs, on the host: prompt [batch, promptWidth] int32
 // left-padded, promptMask bool, completions [batch, k, completionWidth] int32 right-padded, completionMask bool.
 // Longer prompts keep their end, longer completions their start. Rows missing to batch are dummies (one pad token as
