@@ -1,12 +1,10 @@
 package bpo
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"iter"
-	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -310,9 +308,6 @@ func loadOffline(c *Config, path string, m *models.Model) (*offline, tally, erro
 	if len(o.pairs) == 0 {
 		return nil, count, fmt.Errorf("data: %s holds no usable pair (%d rows, %d of identical completions)", path, count.Prompts, count.Identical)
 	}
-	if err := o.selectPairs(path); err != nil {
-		return nil, count, err
-	}
 	return o, count, nil
 }
 
@@ -342,36 +337,6 @@ func rowsOfAll(files []string) iter.Seq2[data.Preference, error] {
 			}
 		}
 	}
-}
-
-// selectPairs keeps the share of the pairs that select asks for.
-func (o *offline) selectPairs(path string) error {
-	by := o.cfg.Select
-	if by.By == "" {
-		return nil
-	}
-	order := data.Order(len(o.pairs), o.cfg.Seed^0x73656c656374, 0) // also of equal gaps
-	if by.By == "reward_gap" {
-		gaps := make([]float64, len(o.pairs))
-		for i, p := range o.pairs {
-			if p.ChosenScore == nil || p.RejectedScore == nil {
-				return fmt.Errorf("select.by: reward_gap needs scores, and row %d of %s has none", i+1, path)
-			}
-			gaps[i] = *p.ChosenScore - *p.RejectedScore
-		}
-		slices.SortStableFunc(order, func(a, b int) int {
-			if by.Low {
-				a, b = b, a
-			}
-			return cmp.Compare(gaps[b], gaps[a])
-		})
-	}
-	kept := make([]data.Preference, 0, len(order))
-	for _, i := range order[:int(math.Ceil(by.Keep*float64(len(order))))] {
-		kept = append(kept, o.pairs[i])
-	}
-	o.pairs = kept
-	return nil
 }
 
 // step gives the pairs of one step, a pure function of seed and step.

@@ -1,15 +1,18 @@
 package bpo
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"gobpo/data"
+	"gobpo/models"
 )
 
 // longReferences gives the prompts texts to vary.
@@ -190,13 +193,25 @@ func TestReplayAndMix(t *testing.T) {
 	}
 }
 
+// selected are the pairs of a file that a run would train on.
+func selected(t *testing.T, s Setup, path string) (*offline, error) {
+	t.Helper()
+	s.Scorer = models.NewScorer(s.Backend, s.Model.Config, models.Bucket)
+	defer s.Scorer.Finalize()
+	o, _, err := loadOffline(&s.Config, path, s.Model)
+	if err == nil {
+		err = (&run{setup: s, cfg: &s.Config}).selectPairs(t.Context(), o, path)
+	}
+	return o, err
+}
+
 func TestSelectPairs(t *testing.T) {
 	s := testSetup(t)
 	path := givenPairs(t, 8)
 	ids := func(sel Select) string {
 		t.Helper()
 		s.Config.Data, s.Config.Select = "offline:"+path, sel
-		o, _, err := loadOffline(&s.Config, path, s.Model)
+		o, err := selected(t, s, path)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -215,13 +230,39 @@ func TestSelectPairs(t *testing.T) {
 	if a, b := ids(Select{By: "random", Keep: 0.5}), ids(Select{By: "random", Keep: 0.5}); a != b || len(strings.Fields(a)) != 4 {
 		t.Errorf("at random: %s, %s", a, b)
 	}
+	far := map[string]float64{} // one pair at a time
+	scorer := models.NewScorer(s.Backend, s.Model.Config, models.Bucket)
+	defer scorer.Finalize()
+	s.Config.Select = Select{}
+	all, err := selected(t, s, path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range all.pairs {
+		states, err := scorer.Embed(t.Context(), models.Policy{Base: s.Model.Base}, []models.Row{rowOf(&p)}, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		far[strings.TrimPrefix(p.ID, "given-")] = distance(states[0][0], states[0][1])
+	}
+	for _, low := range []bool{false, true} {
+		order := slices.SortedFunc(maps.Keys(far), func(a, b string) int {
+			if low {
+				a, b = b, a
+			}
+			return cmp.Compare(far[b], far[a])
+		})
+		if got, want := ids(Select{By: "embedding_distance", Keep: 0.5, Low: low}), strings.Join(order[:4], " "); got != want {
+			t.Errorf("by distance, low %v: %s, want %s of %v", low, got, want, far)
+		}
+	}
 	rows := []data.Preference{{Prompt: "pack", Chosen: "tea", Rejected: "jam"}}
 	bare := filepath.Join(t.TempDir(), "bare.parquet")
 	if err := data.Write(bare, rows, nil); err != nil {
 		t.Fatal(err)
 	}
 	s.Config.Data, s.Config.Select = "offline:"+bare, Select{By: "reward_gap", Keep: 1}
-	if _, _, err := loadOffline(&s.Config, bare, s.Model); err == nil || !strings.Contains(err.Error(), "select.by: reward_gap needs scores, and row 1") {
+	if _, err := selected(t, s, bare); err == nil || !strings.Contains(err.Error(), "select.by: reward_gap needs scores, and pair 1") {
 		t.Errorf("error %v", err)
 	}
 }
@@ -257,6 +298,7 @@ func TestRelatedConfigErrors(t *testing.T) {
 		"replay: ":            func(c *Config) { c.Replay = -1 },
 		"select.by: ":         func(c *Config) { c.Select = Select{By: "random", Keep: 0.5} },
 		"select.keep: ":       func(c *Config) { c.Select, c.Data = Select{By: "random"}, "offline:x" },
+		"select.low: ":        func(c *Config) { c.Select, c.Data = Select{By: "random", Keep: 0.5, Low: true}, "offline:x" },
 		"sample.pick: ":       func(c *Config) { c.Sample.Pick = "best" },
 		"behavior: ":          func(c *Config) { c.Behavior = "emma" },
 	} {

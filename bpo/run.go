@@ -194,6 +194,12 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 		if given, count, err = loadOffline(cfg, path, s.Model); err != nil {
 			return none, err
 		}
+		if err := r.selectPairs(ctx, given, path); err != nil {
+			return none, err
+		}
+		if offlineRun && st.Step > 0 { // told with the first step
+			count = tally{}
+		}
 	}
 	if !offlineRun && len(s.Prompts) == 0 {
 		return none, errors.New("prompts: there is no prompt to sample from")

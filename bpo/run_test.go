@@ -212,6 +212,7 @@ func TestResumeIsBitEqual(t *testing.T) {
 		"ensemble": func(c *Config) { c.Learners, c.Reference = 2, "sft" },
 		"ema":      func(c *Config) { c.Reference, c.EMAAlpha = "ema", 0.5 },
 		"dropout":  func(c *Config) { c.LoRA.Dropout = 0.3 },
+		"offline":  func(c *Config) { c.Data = "offline:" + givenPairs(t, 9) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			base := testSetup(t)

@@ -1,0 +1,113 @@
+package bpo
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"slices"
+
+	"gobpo/data"
+	"gobpo/models"
+	"gobpo/models/sample"
+)
+
+// pick leaves two completions of each prompt to be annotated, where sample.pick says how.
+func (c *collector) pick(ctx context.Context, queries []sample.Prompt, all [][]sample.Completion) ([][]sample.Completion, error) {
+	how := c.cfg.Sample.Pick
+	if how == "" || c.cfg.Sample.N == 2 {
+		return all, nil
+	}
+	out := make([][]sample.Completion, len(all))
+	if how == "random" { // they are exchangeable
+		for i, ys := range all {
+			out[i] = ys[:2]
+		}
+		return out, nil
+	}
+	rows := make([]models.Row, len(all))
+	for i, ys := range all {
+		rows[i].Prompt = queries[i].Tokens
+		for _, y := range ys {
+			rows[i].Completions = append(rows[i].Completions, y.Tokens)
+		}
+	}
+	states, err := c.setup.Scorer.Embed(ctx, models.Policy{Base: c.setup.Model.Base}, rows, c.cfg.Micro())
+	if err != nil {
+		return nil, fmt.Errorf("sample.pick: %w", err)
+	}
+	for i, ys := range all {
+		far := -1.0
+		for a := range ys {
+			for b := range a {
+				if d := distance(states[i][a], states[i][b]); d > far {
+					far, out[i] = d, []sample.Completion{ys[b], ys[a]}
+				}
+			}
+		}
+	}
+	return out, nil
+}
+
+// distance is Euclid's.
+func distance(a, b []float32) float64 {
+	sum := 0.0
+	for i := range a {
+		d := float64(a[i]) - float64(b[i])
+		sum += d * d
+	}
+	return math.Sqrt(sum)
+}
+
+// selectPairs keeps the share of given pairs that select asks for.
+func (r *run) selectPairs(ctx context.Context, o *offline, path string) error {
+	by := r.cfg.Select
+	if by.By == "" {
+		return nil
+	}
+	order := data.Order(len(o.pairs), r.cfg.Seed^0x73656c656374, 0) // also of equal gaps
+	if by.By != "random" {
+		gaps, err := r.gaps(ctx, o.pairs, path)
+		if err != nil {
+			return err
+		}
+		slices.SortStableFunc(order, func(a, b int) int {
+			if by.Low {
+				a, b = b, a
+			}
+			return cmp.Compare(gaps[b], gaps[a])
+		})
+	}
+	kept := make([]data.Preference, 0, len(order))
+	for _, i := range order[:int(math.Ceil(by.Keep*float64(len(order))))] {
+		kept = append(kept, o.pairs[i])
+	}
+	o.pairs = kept
+	return nil
+}
+
+// gaps say how far apart the completions of each pair are: in score, or in their mean final states under the base model.
+func (r *run) gaps(ctx context.Context, pairs []data.Preference, path string) ([]float64, error) {
+	gaps := make([]float64, len(pairs))
+	if r.cfg.Select.By == "reward_gap" {
+		for i, p := range pairs {
+			if p.ChosenScore == nil || p.RejectedScore == nil {
+				return nil, fmt.Errorf("select.by: reward_gap needs scores, and pair %d of %s has none", i+1, path)
+			}
+			gaps[i] = *p.ChosenScore - *p.RejectedScore
+		}
+		return gaps, nil
+	}
+	rows := make([]models.Row, len(pairs))
+	for i := range pairs {
+		rows[i] = rowOf(&pairs[i])
+	}
+	states, err := r.setup.Scorer.Embed(ctx, models.Policy{Base: r.setup.Model.Base}, rows, r.cfg.Micro())
+	if err != nil {
+		return nil, fmt.Errorf("select.by: %w", err)
+	}
+	for i, s := range states {
+		gaps[i] = distance(s[0], s[1])
+	}
+	return gaps, nil
+}
