@@ -92,12 +92,16 @@ func (f *Fit) run(ctx context.Context, what string, obj objective, rows []exampl
 			batch[i] = rows[order[g%len(rows)]]
 		}
 		weigh(batch)
+		start := time.Now()
 		res, err := t.step(l, batch, step, mix(f.Seed^mix(uint64(step))))
 		if err != nil {
 			return f.Start, fmt.Errorf("%s step %d: %w", what, step+1, err)
 		}
 		if f.Log != nil {
 			m := Metrics{"loss": res.loss, "grad_norm": res.gradNorm, "learning_rate": res.rate}
+			m["time/learn"] = time.Since(start).Seconds()
+			m["tokens_per_second"] = float64(res.tokens) / m["time/learn"]
+			m["padding_share"] = 1 - float64(res.tokens)/float64(res.padded)
 			for name, v := range res.metrics {
 				m[name] = v
 			}

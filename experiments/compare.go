@@ -17,10 +17,11 @@ type Comparison struct {
 	Difference float64        `json:"difference"` // of win rates
 	Prompts    stats.Interval `json:"prompts"`    // 95 % bootstrap over prompts, stratified by seed: for these trained policies
 	// Seeds is the 95 % interval of the seeds' differences (Student's t): for the method. NaN for fewer than two seeds.
-	Seeds         stats.Interval `json:"seeds"`
-	Better, Worse int            // prompts on which the outcomes differ, over all seeds
-	P             float64        `json:"p"`    // exact sign (McNemar) test over these
-	Holm          float64        `json:"holm"` // adjusted for the number of comparisons
+	Seeds  stats.Interval `json:"seeds"`
+	Better int            `json:"better"` // prompts on which this arm does better than the other, over all seeds
+	Worse  int            `json:"worse"`
+	P      float64        `json:"p"`    // exact sign (McNemar) test over these
+	Holm   float64        `json:"holm"` // adjusted for the number of comparisons
 	// Needed is how many prompts a seed would tell the observed difference from zero, for these trained policies (80 % power
 	// at 0.05), where Prompts holds zero; else 0.
 	Needed int `json:"needed,omitempty"`
@@ -81,7 +82,13 @@ func outcomes(study string, r Row) (out [][]float64, err error) {
 		if err != nil {
 			return nil, err
 		}
+		if len(result.Outcomes) == 0 {
+			return nil, fmt.Errorf("%s: it has no outcomes by prompt to pair with", filepath.Join(study, run))
+		}
 		out = append(out, result.Outcomes)
+	}
+	if len(out) == 0 {
+		return nil, fmt.Errorf("arm %v: no run is done", r.Point)
 	}
 	return out, nil
 }
@@ -124,18 +131,30 @@ func (t Table) find(settings string) (int, error) {
 	return fit[0], nil
 }
 
-// PrintComparisons writes them aligned for a terminal.
-func PrintComparisons(w io.Writer, against string, all []Comparison) error {
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(tw, "against %s\tdifference\t95 %% over prompts\t95 %% over seeds\tbetter : worse\tp\tHolm\n", against)
+// comparisonGrid is a comparison as text: a header and a line for each arm.
+func comparisonGrid(against string, all []Comparison) [][]string {
 	interval := func(i stats.Interval) string {
 		if math.IsNaN(i.Low) {
 			return "–"
 		}
 		return fmt.Sprintf("%+.3f to %+.3f", i.Low, i.High)
 	}
+	lines := [][]string{{"against " + against, "difference", "95 % over prompts", "95 % over seeds", "better : worse", "p", "Holm"}}
 	for _, c := range all {
-		fmt.Fprintf(tw, "%s\t%+.3f\t%s\t%s\t%d : %d\t%.2g\t%.2g\n", c.Arm, c.Difference, interval(c.Prompts), interval(c.Seeds), c.Better, c.Worse, c.P, c.Holm)
+		lines = append(lines, []string{c.Arm, fmt.Sprintf("%+.3f", c.Difference), interval(c.Prompts), interval(c.Seeds),
+			fmt.Sprintf("%d : %d", c.Better, c.Worse), fmt.Sprintf("%.2g", c.P), fmt.Sprintf("%.2g", c.Holm)})
+	}
+	return lines
+}
+
+const comparisonLegend = "differences of win rates, paired by seed and prompt; over prompts: bootstrap stratified by seed, for these trained policies; " +
+	"over seeds: Student's t of the seeds' differences, for the method; p: exact sign (McNemar) test over prompts, Holm: for all lines"
+
+// PrintComparisons writes them aligned for a terminal.
+func PrintComparisons(w io.Writer, against string, all []Comparison) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, line := range comparisonGrid(against, all) {
+		fmt.Fprintln(tw, strings.Join(line, "\t"))
 	}
 	if err := tw.Flush(); err != nil {
 		return err
@@ -145,7 +164,6 @@ func PrintComparisons(w io.Writer, against string, all []Comparison) error {
 			fmt.Fprintf(w, "%s is not told apart; if the difference is %+.3f, about %d prompts a seed would do it (80 %% power at 0.05)\n", c.Arm, c.Difference, c.Needed)
 		}
 	}
-	_, err := fmt.Fprintln(w, "differences of win rates, paired by seed and prompt; over prompts: bootstrap stratified by seed, for these trained policies;\n"+
-		"over seeds: Student's t of the seeds' differences, for the method; p: exact sign (McNemar) test over prompts, Holm: for all lines")
+	_, err := fmt.Fprintln(w, comparisonLegend)
 	return err
 }

@@ -1,6 +1,7 @@
 package experiments
 
 import (
+	"encoding/json"
 	"errors"
 	"math"
 	"os"
@@ -59,6 +60,24 @@ func TestCompareArms(t *testing.T) {
 	for baseline, want := range map[string]string{"refresh=2": "fits 2 arms", "refresh=3": "no arm has", "reference=sft refresh=9": "no arm has"} {
 		if _, _, err := CompareArms(study, baseline); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %q", baseline, err, want)
+		}
+	}
+}
+
+// One seed has no interval over seeds: null in JSON, which has no NaN.
+func TestComparisonOfOneSeedAsJSON(t *testing.T) {
+	study := studyOf(t, map[string][][]float64{"sft": {{0, 1, 0}}, "behavior": {{1, 1, 0}}})
+	_, all, err := CompareArms(study, "reference=sft")
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := json.Marshal(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"arm":"reference=behavior refresh=2"`, `"prompts":{"high":`, `"seeds":null`, `"better":1,"worse":0`} {
+		if !strings.Contains(string(raw), want) {
+			t.Errorf("%s lacks %s", raw, want)
 		}
 	}
 }

@@ -22,9 +22,9 @@ import (
 // unique, mode (share of the most frequent output), stopped; and kl/initial with kl/initial_stderr and
 // kl/initial_per_token, in nats.
 type Evaluation struct {
-	Metrics  map[string]float64
-	Outcomes []float64 // by prompt: 1 win, 0.5 tie, 0 loss
-	Outputs  []data.Completion
+	Metrics  map[string]float64 `json:"metrics"`
+	Outcomes []float64          `json:"outcomes"` // by prompt: 1 win, 0.5 tie, 0 loss
+	Outputs  []data.Completion  `json:"-"`
 }
 
 // Compare judges outputs against reference texts, which run in parallel with the prompts.

@@ -26,18 +26,20 @@ func RunOutputs(dir string) ([]data.Completion, error) {
 
 // HeadToHead is one policy's outputs against another's, judged against each other and not against the references.
 type HeadToHead struct {
-	A, B     string
-	Rate     float64        // at which A wins; a tie counts one half
-	Interval stats.Interval // 95 % bootstrap over prompts
-	Ties     float64        // share
-	P, Holm  float64        // exact sign test; Holm's for all pairs
+	A        string         `json:"a"`
+	B        string         `json:"b"`
+	Rate     float64        `json:"rate"`     // at which A wins; a tie counts one half
+	Interval stats.Interval `json:"interval"` // 95 % bootstrap over prompts
+	Ties     float64        `json:"ties"`     // share
+	P        float64        `json:"p"`        // exact sign test
+	Holm     float64        `json:"holm"`     // adjusted for all pairs
 }
 
 // Judgments are what one evaluator says of outputs: of each against its references, and of every two against each other.
 type Judgments struct {
-	Evaluator  string
-	Against    []Evaluation // the references, by outputs
-	HeadToHead []HeadToHead
+	Evaluator  string       `json:"evaluator"`
+	Against    []Evaluation `json:"against"` // the references, by outputs
+	HeadToHead []HeadToHead `json:"head_to_head"`
 }
 
 // Judge measures outputs of the same prompts with one evaluator.
@@ -113,9 +115,9 @@ func samePrompts(x, y Outputs) error {
 
 // Accuracy is how often an evaluator prefers the chosen text of labelled pairs.
 type Accuracy struct {
-	Evaluator string
-	Rate      float64 // a tie counts one half
-	Interval  stats.Interval
+	Evaluator string         `json:"evaluator"`
+	Rate      float64        `json:"rate"` // a tie counts one half
+	Interval  stats.Interval `json:"interval"`
 	outcomes  []float64
 }
 
@@ -143,7 +145,9 @@ func (s *Session) JudgePairs(ctx context.Context, pairs []data.Preference, evalu
 
 // EvaluatorAgreement is the agreement of two evaluators on something.
 type EvaluatorAgreement struct {
-	On, A, B string
+	On string `json:"on"`
+	A  string `json:"a"`
+	B  string `json:"b"`
 	stats.Agreement
 }
 

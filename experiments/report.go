@@ -27,6 +27,8 @@ type reportPage struct {
 	Hours               string
 	Header              []string
 	Lines               [][]string
+	Differences         [][]string // header and lines; nil where there is nothing to compare
+	DifferencesLegend   string
 	Figures             []reportFigure
 	Samples             []reportSample
 	Failures            []reportFailure
@@ -52,8 +54,8 @@ type reportAnswer struct {
 type reportFailure struct{ Run, Error string }
 
 // Report draws a study: report.html, which needs nothing but itself, and figures/*.png and *.svg. It returns the
-// page's path.
-func Report(study string) (string, error) {
+// page's path. baseline is the arm that the others are compared with, as CompareArms takes it.
+func Report(study, baseline string) (string, error) {
 	t, err := studyTable(study)
 	if err != nil {
 		return "", err
@@ -83,6 +85,9 @@ func Report(study string) (string, error) {
 		}
 		page.Figures = append(page.Figures, rf)
 	}
+	if err := page.addDifferences(t, study, baseline); err != nil {
+		return "", err
+	}
 	if err := page.addRuns(t, study); err != nil {
 		return "", err
 	}
@@ -92,6 +97,23 @@ func Report(study string) (string, error) {
 	}
 	path := filepath.Join(study, "report.html")
 	return path, WriteFile(path, out.Bytes())
+}
+
+// addDifferences compares the arms, if their runs can be paired.
+func (p *reportPage) addDifferences(t Table, study, baseline string) error {
+	if len(t.Rows) < 2 {
+		return nil
+	}
+	against, all, err := CompareArms(study, baseline)
+	if err != nil && baseline != "" {
+		return err
+	}
+	if err != nil { // an unfinished sweep has a report too
+		p.DifferencesLegend = err.Error()
+		return nil
+	}
+	p.Differences, p.DifferencesLegend = comparisonGrid(against, all), comparisonLegend
+	return nil
 }
 
 // stripProlog leaves the <svg> element of an SVG document.

@@ -65,14 +65,16 @@ func fakeRun(_ context.Context, t Trial, dir *RunDir, ui UI) (Result, error) {
 	}
 	win := 0.3 + gain
 	score := 0.5
-	rows := []data.Completion{}
+	rows, outcomes := []data.Completion{}, []float64{}
 	for i := range 8 {
+		outcomes = append(outcomes, float64(rng.IntN(3))/2)
 		rows = append(rows, data.Completion{ID: fmt.Sprint(i), PromptID: fmt.Sprint(i), Prompt: "Ben wants tea & <b>jam</b>.", Reference: "Packed: tea.", Text: "For Ben: tea and jam. Enjoy!", Score: &score})
 	}
 	if err := data.Write(filepath.Join(dir.Path, "samples", "final.parquet"), rows, nil); err != nil {
 		return Result{}, err
 	}
 	return Result{
+		Outcomes:   outcomes,
 		Initial:    map[string]float64{"eval/win_rate": 0.3, "eval/length": 9.5, "eval/score": 0.41},
 		InitialDir: "0",
 		Final:      map[string]float64{"eval/win_rate": win, "eval/win_rate_low": win - 0.05, "eval/win_rate_high": win + 0.05, "kl/initial": 12 * gain * (0.5 + 0.05/c.Loss.Beta), "eval/length": 10, "eval/score": 0.5 + gain},
@@ -259,7 +261,7 @@ func TestReport(t *testing.T) {
 	if err := table.Save(study); err != nil {
 		t.Fatal(err)
 	}
-	path, err := Report(study)
+	path, err := Report(study, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,7 +270,7 @@ func TestReport(t *testing.T) {
 		t.Fatal(err)
 	}
 	page := string(raw)
-	for _, want := range []string{"<svg", "Win rate over F", "tea &amp; &lt;b&gt;jam&lt;/b&gt;", "start policy", "BPO (DPO), F=8", "prefers-color-scheme"} {
+	for _, want := range []string{"<svg", "Win rate over F", "tea &amp; &lt;b&gt;jam&lt;/b&gt;", "start policy", "BPO (DPO), F=8", "prefers-color-scheme", "<h2>Differences</h2>", "95 % over seeds"} {
 		if !strings.Contains(page, want) {
 			t.Errorf("the page lacks %q", want)
 		}
@@ -286,7 +288,7 @@ func TestReport(t *testing.T) {
 			}
 		}
 	}
-	if _, err := Report(t.TempDir()); err == nil || !strings.Contains(err.Error(), "no run is done here") {
+	if _, err := Report(t.TempDir(), ""); err == nil || !strings.Contains(err.Error(), "no run is done here") {
 		t.Errorf("an empty study: %v", err)
 	}
 }

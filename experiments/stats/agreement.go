@@ -7,12 +7,12 @@ import (
 
 // Agreement says how far two judges give the same verdicts on the same pairs.
 type Agreement struct {
-	N             int
-	Table         [3][3]int // of pairs: rows the first judge's loss, tie, win, columns the second's
-	Raw           float64   // share of equal verdicts
-	RawInterval   Interval
-	Kappa         float64 // Cohen's κ over the three verdicts: (Raw − chance)/(1 − chance); 1 where chance alone is 1
-	KappaInterval Interval
+	N             int       `json:"n"`
+	Table         [3][3]int `json:"table"` // of pairs: rows the first judge's loss, tie, win, columns the second's
+	Raw           float64   `json:"raw"`   // share of equal verdicts
+	RawInterval   Interval  `json:"raw_interval"`
+	Kappa         float64   `json:"kappa"` // Cohen's κ over the three verdicts: (Raw − chance)/(1 − chance); 1 where chance alone is 1
+	KappaInterval Interval  `json:"kappa_interval"`
 }
 
 // Agree compares verdicts, 1 win, ½ tie, 0 loss, pair by pair. Intervals are 95 % bootstrap percentiles over pairs.

@@ -6,6 +6,7 @@
 package stats
 
 import (
+	"encoding/json"
 	"math"
 
 	"gonum.org/v1/gonum/stat/distuv"
@@ -48,8 +49,16 @@ func (w WinRate) N() int { return w.Wins + w.Losses + w.Ties }
 // Rate is the share of wins, a tie counting one half; NaN if nothing was compared.
 func (w WinRate) Rate() float64 { return (float64(w.Wins) + float64(w.Ties)/2) / float64(w.N()) }
 
-// Interval holds an estimate at some level of confidence.
+// Interval holds an estimate at some level of confidence. Its JSON is {"low": …, "high": …}, or null where it is not known (NaN).
 type Interval struct{ Low, High float64 }
+
+// MarshalJSON implements json.Marshaler.
+func (i Interval) MarshalJSON() ([]byte, error) {
+	if math.IsNaN(i.Low) || math.IsNaN(i.High) {
+		return []byte("null"), nil
+	}
+	return json.Marshal(map[string]float64{"low": i.Low, "high": i.High})
+}
 
 // Wilson is the score interval (Wilson 1927) of a share that was observed as rate among n; a check on the bootstrap
 // that needs no draws. For win rates with ties it is conservative: half points vary less than wins and losses.

@@ -223,7 +223,7 @@ func TestGoBackendRunsMatmulsThatAreReadyTogether(t *testing.T) {
 	go func() {
 		for range 10 {
 			x := tensors.FromFlatDataAndDimensions(make([]float32, batch*rows*width), batch, rows, width)
-			out := e.MustExec(x)[0]
+			out := e.MustCall(x)[0]
 			done <- tensors.ToScalar[float32](out)
 		}
 		close(done)

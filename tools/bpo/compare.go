@@ -1,6 +1,8 @@
 package main
 
 import (
+	"encoding/json"
+
 	"github.com/spf13/cobra"
 
 	"gobpo/experiments"
@@ -8,6 +10,7 @@ import (
 
 func newCompareCmd() *cobra.Command {
 	var baseline string
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "compare runs/<study>",
 		Short: "Set the arms of a sweep against one of them: paired differences, intervals, tests",
@@ -20,9 +23,20 @@ intervals over prompts and over seeds, and an exact test with Holm's correction.
 			if err != nil {
 				return err
 			}
+			if asJSON {
+				return json.NewEncoder(cmd.OutOrStdout()).Encode(struct {
+					Against string                   `json:"against"`
+					Arms    []experiments.Comparison `json:"arms"`
+				}{against, all})
+			}
 			return experiments.PrintComparisons(cmd.OutOrStdout(), against, all)
 		},
 	}
-	cmd.Flags().StringVar(&baseline, "baseline", "", "settings of the arm to compare with (default: the first)")
+	addBaseline(cmd, &baseline)
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+func addBaseline(cmd *cobra.Command, baseline *string) {
+	cmd.Flags().StringVar(baseline, "baseline", "", "settings of the arm to compare with (default: the first)")
 }

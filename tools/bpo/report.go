@@ -9,18 +9,21 @@ import (
 )
 
 func newReportCmd() *cobra.Command {
-	return &cobra.Command{
+	var baseline string
+	cmd := &cobra.Command{
 		Use:   "report runs/<study>",
 		Short: "Draw a study: one HTML page that needs nothing but itself, and figures as PNG and SVG",
 		Long: `Draw what stands in a study's directory: win rate over F for each β and arm with intervals, win rate over KL to the
-start policy, training curves, the table, and outputs side by side. Writes report.html and figures/ there.`,
+start policy, training curves, the table, the arms' differences from one of them (as bpo compare), and outputs side by side. Writes report.html and figures/ there.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			path, err := experiments.Report(args[0])
+			path, err := experiments.Report(args[0], baseline)
 			if err == nil {
 				fmt.Fprintln(cmd.OutOrStdout(), path)
 			}
 			return err
 		},
 	}
+	addBaseline(cmd, &baseline)
+	return cmd
 }
