@@ -1,6 +1,7 @@
 package bpo
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/gomlx/compute"
@@ -88,6 +90,9 @@ func (f *Fit) run(ctx context.Context, what string, obj objective, rows []exampl
 			if g/len(rows) != epoch {
 				epoch = g / len(rows)
 				order = data.Order(len(rows), f.Seed, epoch)
+				if f.Config.GroupByLength {
+					groupByLength(order, rows, f.Config.BatchSize, f.Seed, epoch)
+				}
 			}
 			batch[i] = rows[order[g%len(rows)]]
 		}
@@ -118,6 +123,26 @@ func (f *Fit) run(ctx context.Context, what string, obj objective, rows []exampl
 		err = os.RemoveAll(f.checkpoint())
 	}
 	return p, err
+}
+
+// groupByLength sorts every 16 batches of an order by length, and puts the batches of like lengths in a random order.
+func groupByLength(order []int, rows []example, batch int, seed uint64, epoch int) {
+	for at := 0; at < len(order); at += 16 * batch {
+		window := order[at:min(at+16*batch, len(order))]
+		slices.SortStableFunc(window, func(a, b int) int { return byLength(rows[a], rows[b]) })
+		groups := slices.Collect(slices.Chunk(slices.Clone(window), batch))
+		next := 0
+		for _, g := range data.Order(len(groups), mix(seed)+uint64(at), epoch) {
+			next += copy(window[next:], groups[g])
+		}
+	}
+}
+
+// byLength sorts rows so that neighbours pad to about the same widths: by the prompt's bucket, then by the completions.
+func byLength(a, b example) int {
+	ap, ac, _, _ := widths([]models.Row{a.row})
+	bp, bc, _, _ := widths([]models.Row{b.row})
+	return cmp.Or(cmp.Compare(models.CoarseBucket(ap), models.CoarseBucket(bp)), cmp.Compare(ac, bc), cmp.Compare(ap, bp))
 }
 
 func (f *Fit) checkpoint() string { return filepath.Join(f.Dir, "checkpoint") }

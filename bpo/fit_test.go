@@ -8,11 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
 	. "github.com/gomlx/gomlx/core/graph"
 	"github.com/gomlx/gomlx/core/tensors"
+	"gobpo/data"
 	"gobpo/models"
 	"gobpo/models/backend/backendtest"
 )
@@ -205,4 +207,43 @@ func evalObjective(t *testing.T, o objective, values ...float32) float64 {
 		t.Fatal(err)
 	}
 	return float64(tensors.MustCopyFlatData[float32](out[0])[0])
+}
+
+// Grouping by length moves rows only inside their 16 batches, and leaves batches of like lengths.
+func TestGroupByLength(t *testing.T) {
+	const n, batch = 150, 4
+	rng := rand.New(rand.NewPCG(1, 2))
+	rows := make([]example, n)
+	for i := range rows {
+		rows[i].row = models.Row{Prompt: make([]int32, 1+rng.IntN(300)), Completions: [][]int32{make([]int32, 1+rng.IntN(200))}}
+	}
+	padded := func(order []int) (sum int) {
+		for at := 0; at < n; at += batch {
+			var in []models.Row
+			for _, i := range order[at:min(at+batch, n)] {
+				in = append(in, rows[i].row)
+			}
+			p, c, _, _ := widths(in)
+			sum += len(in) * (models.CoarseBucket(p) + models.CoarseBucket(c))
+		}
+		return sum
+	}
+	for epoch := range 2 {
+		random := data.Order(n, 7, epoch)
+		order, again := slices.Clone(random), slices.Clone(random)
+		groupByLength(order, rows, batch, 7, epoch)
+		groupByLength(again, rows, batch, 7, epoch)
+		if !slices.Equal(order, again) {
+			t.Errorf("epoch %d: two orders of one seed", epoch)
+		}
+		for at := 0; at < n; at += 16 * batch {
+			a, b := slices.Sorted(slices.Values(order[at:min(at+16*batch, n)])), slices.Sorted(slices.Values(random[at:min(at+16*batch, n)]))
+			if !slices.Equal(a, b) {
+				t.Errorf("epoch %d: rows from %d on are not those of the random order", epoch, at)
+			}
+		}
+		if got, was := padded(order), padded(random); float64(got) > 0.8*float64(was) {
+			t.Errorf("epoch %d: %d positions, %d in the random order", epoch, got, was)
+		}
+	}
 }

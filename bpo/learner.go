@@ -1,7 +1,6 @@
 package bpo
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -312,11 +311,7 @@ func (t *trainer) step(l *learner, rows []example, step int, seed uint64) (stepR
 	}
 	if t.Micro < len(rows) { // texts of about one length share a call, so that less of it is padding
 		rows = slices.Clone(rows)
-		slices.SortStableFunc(rows, func(a, b example) int {
-			ap, ac, _, _ := widths([]models.Row{a.row})
-			bp, bc, _, _ := widths([]models.Row{b.row})
-			return cmp.Or(cmp.Compare(ac, bc), cmp.Compare(ap, bp))
-		})
+		slices.SortStableFunc(rows, byLength)
 	}
 	var bad []string
 	square := 0.0

@@ -13,6 +13,9 @@ type SFTConfig struct {
 	BatchSize  int             `mapstructure:"batch_size" yaml:"batch_size"`
 	MicroBatch int             `mapstructure:"micro_batch" yaml:"micro_batch"`
 	Optimizer  OptimizerConfig `mapstructure:"optimizer" yaml:"optimizer"`
+	// GroupByLength draws batches of texts of about one length, which pad less: of every 16 batches of the random order, the
+	// texts are sorted by length and cut into batches anew, which come in a random order.
+	GroupByLength bool `mapstructure:"group_by_length" yaml:"group_by_length,omitempty"`
 }
 
 // Validate reports the first impossible setting as "key: what is wrong", keys under prefix. No steps means no training.

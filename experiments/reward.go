@@ -51,7 +51,7 @@ func DefaultRewardConfig() RewardConfig {
 	c := RewardConfig{
 		Backend: "auto", Train: "lora", Members: 1, MaxTokens: 512, Mesh: models.Mesh{Data: 1, Model: 1},
 		LoRA:      models.LoRA{Rank: 16, Alpha: 32, Targets: []string{models.AllLinear}},
-		SFTConfig: bpo.SFTConfig{BatchSize: 16, Optimizer: optimizer(1e-4)},
+		SFTConfig: bpo.SFTConfig{BatchSize: 16, Optimizer: optimizer(1e-4), GroupByLength: true},
 	}
 	c.Model.DType, c.Model.Chat = "float32", "auto"
 	c.Pairs.Share, c.Pairs.Leakage = 0.1, "error"

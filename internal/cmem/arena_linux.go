@@ -3,16 +3,27 @@
 package cmem
 
 /*
+#include <stddef.h>
 #include <stdlib.h>
 #ifdef __GLIBC__
 #include <malloc.h>
 
 // Before any thread of Go or XLA can have made an arena of its own.
 __attribute__((constructor)) static void one_arena(void) { mallopt(M_ARENA_MAX, 1); }
-static void trim(void) { malloc_trim(0); }
+static void trim_libc(void) { malloc_trim(0); }
 #else
-static void trim(void) {}
+static void trim_libc(void) {}
 #endif
+
+// Of a preloaded allocator; absent, they are null.
+extern int mallctl(const char *, void *, size_t *, void *, size_t) __attribute__((weak));
+extern void MallocExtension_ReleaseFreeMemory(void) __attribute__((weak));
+
+static void trim(void) {
+	if (MallocExtension_ReleaseFreeMemory) MallocExtension_ReleaseFreeMemory();
+	else if (mallctl) mallctl("arena.4096.purge", NULL, NULL, NULL, 0); // 4096: MALLCTL_ARENAS_ALL
+	else trim_libc();
+}
 */
 import "C"
 

@@ -32,7 +32,7 @@ type options struct {
 
 func main() {
 	if len(os.Args) == 3 && os.Args[1] == workerArg {
-		cmem.HugePages()
+		cmem.Start()
 		if err := work(os.Args[2], os.Stdin, os.Stdout); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)

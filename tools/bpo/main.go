@@ -21,7 +21,7 @@ import (
 )
 
 func main() {
-	cmem.HugePages()
+	cmem.Start()
 	// A second signal kills at once: the first cancels the context, and stop restores the default action.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)

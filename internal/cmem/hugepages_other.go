@@ -1,6 +1,0 @@
-//go:build !linux
-
-package cmem
-
-// HugePages does nothing here.
-func HugePages() {}
