@@ -1,7 +1,14 @@
 package experiments
 
 import (
+	"crypto/sha256"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
 
 	"gobpo/bpo/annotate"
 )
@@ -29,4 +36,63 @@ func (c *Config) validateAnnotators() error {
 		return fmt.Errorf("eval.annotator.%w", err)
 	}
 	return nil
+}
+
+// annotatorFiles identifies the models and templates that an annotator reads, by the key that names them under prefix, so
+// that one that changes under a run's name is noticed. Of a directory, weights and configurations count.
+func annotatorFiles(prefix string, c annotate.Config) (map[string]string, error) {
+	out := map[string]string{}
+	var walk func(key string, c annotate.Config) error
+	walk = func(key string, c annotate.Config) error {
+		for _, name := range []string{"path", "model", "template"} {
+			path, _ := c.Params[name].(string)
+			if _, err := os.Stat(path); path == "" || errors.Is(err, fs.ErrNotExist) {
+				continue // a name, as smollm2 or tldr
+			}
+			sum, err := hashFiles(path)
+			if err != nil {
+				return fmt.Errorf("%s.%s: %w", key, name, err)
+			}
+			out[key+"."+name] = sum
+		}
+		for i, term := range c.Of {
+			if err := walk(fmt.Sprintf("%s.of[%d]", key, i), term); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return out, walk(prefix, c)
+}
+
+// hashFiles is the SHA-256 of a file, or of a model's directory.
+func hashFiles(path string) (string, error) {
+	h := sha256.New()
+	err := filepath.WalkDir(path, func(file string, d fs.DirEntry, err error) error {
+		switch name := d.Name(); {
+		case err != nil:
+			return err
+		case d.IsDir():
+			if file != path && slices.Contains([]string{"checkpoint", "checkpoints"}, name) {
+				return fs.SkipDir
+			}
+			return nil
+		case file != path && !slices.Contains([]string{".safetensors", ".gguf"}, filepath.Ext(name)) &&
+			!slices.Contains([]string{"config.json", "adapter_config.json", "tokenizer.json", "reward.yaml", "config.yaml"}, name):
+			return nil
+		}
+		f, err := os.Open(file)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		rel, err := filepath.Rel(path, file)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(h, "%q\n", rel)
+		_, err = io.Copy(h, f)
+		return err
+	})
+	return fmt.Sprintf("%x", h.Sum(nil)[:8]), err
 }

@@ -125,6 +125,15 @@ func (r *trial) checkData() error {
 		return err
 	}
 	now["model"] = r.base.hash
+	judges, err := annotatorFiles("annotator", r.cfg.Annotator)
+	if err != nil {
+		return err
+	}
+	maps.Copy(now, judges)
+	if judges, err = annotatorFiles("eval.annotator", r.cfg.Eval.Annotator); err != nil {
+		return err
+	}
+	maps.Copy(now, judges)
 	for name, was := range r.dir.Manifest.Data {
 		if r.dir.readOnly && name != "model" {
 			continue // to be measured on other prompts is what one opens it for
@@ -234,6 +243,11 @@ func (r *trial) initial(ctx context.Context, result *Result) error {
 	if err != nil {
 		return err
 	}
+	judges, err := annotatorFiles("eval.annotator", r.cfg.Eval.Annotator)
+	if err != nil {
+		return err
+	}
+	maps.Copy(texts, judges)
 	c := r.cfg
 	if c.SFT.Steps == 0 && c.Start == "" {
 		start = "" // fresh adapters change nothing, whatever their seed
