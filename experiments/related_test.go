@@ -2,6 +2,7 @@ package experiments
 
 import (
 	"math"
+	"math/rand/v2"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -148,6 +149,19 @@ func TestDensities(t *testing.T) {
 	}
 	if d := densities([][]float32{{1}}); d[0] != 1 {
 		t.Errorf("one point has density %v", d)
+	}
+	// Of many points a sample stands for all: three in four around one place, the others around another.
+	rng := rand.New(rand.NewPCG(1, 1))
+	points = nil
+	for i := range 3 * densityPoints {
+		points = append(points, []float32{float32(i%4/3) * 6, float32(rng.NormFloat64())})
+	}
+	means := [2]float64{}
+	for i, v := range densities(points) {
+		means[i%4/3] += v / float64(len(points)) * []float64{4. / 3, 4}[i%4/3]
+	}
+	if ratio := means[0] / means[1]; ratio < 1.5 || ratio > 3 {
+		t.Errorf("density %v in the place of three in four, %v in the other", means[0], means[1])
 	}
 }
 

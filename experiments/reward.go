@@ -193,6 +193,11 @@ func (s *Session) TrainReward(ctx context.Context, c RewardConfig, dir string, u
 	if err != nil {
 		return r, err
 	}
+	lock, err := lockDir(dir)
+	if err != nil {
+		return r, err
+	}
+	defer lock.Close()
 	if err := c.claim(dir); err != nil {
 		return r, err
 	}
@@ -254,9 +259,6 @@ func (c *RewardConfig) claim(dir string) error {
 	path := filepath.Join(dir, rewardConfigFile)
 	if was, err := os.ReadFile(path); err == nil && string(was) != string(raw) {
 		return fmt.Errorf("%s was trained with another configuration (%s); choose another directory, or delete it", dir, path)
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return err
 	}
 	return WriteFile(path, raw)
 }

@@ -2,6 +2,7 @@ package experiments
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -111,6 +112,16 @@ func TestTrainReward(t *testing.T) {
 			other.Seed++
 			if _, err := s.TrainReward(t.Context(), other, whole, &silent{}); err == nil || !strings.Contains(err.Error(), "another configuration") {
 				t.Errorf("error %v", err)
+			}
+			lock, err := lockDir(whole)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.TrainReward(t.Context(), c, whole, &silent{}); !errors.Is(err, ErrLocked) {
+				t.Errorf("a directory that another process trains into: %v", err)
+			}
+			if err := lock.Close(); err != nil {
+				t.Fatal(err)
 			}
 			if name == "ensemble" {
 				return

@@ -60,20 +60,11 @@ const lockPatience = 3 * time.Second
 
 // OpenRun makes the directory if need be, locks it and reads its manifest. Close releases the lock.
 func OpenRun(path string) (*RunDir, error) {
-	if err := os.MkdirAll(path, 0o755); err != nil {
-		return nil, fmt.Errorf("run directory: %w", err)
+	lock, err := lockDir(path)
+	if err != nil {
+		return nil, err
 	}
-	r := &RunDir{Path: path, lock: flock.New(filepath.Join(path, "lock"))}
-	// A process that was just killed holds its lock until its memory is given back, so ask for a moment longer.
-	wait, cancel := context.WithTimeout(context.Background(), lockPatience)
-	defer cancel()
-	ok, err := r.lock.TryLockContext(wait, 100*time.Millisecond)
-	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
-		return nil, fmt.Errorf("lock %s: %w", r.lock.Path(), err)
-	}
-	if !ok {
-		return nil, fmt.Errorf("%s: %w", path, ErrLocked)
-	}
+	r := &RunDir{Path: path, lock: lock}
 	m, err := ReadManifest(path)
 	if err != nil {
 		r.Close()
@@ -81,6 +72,25 @@ func OpenRun(path string) (*RunDir, error) {
 	}
 	r.Manifest = m
 	return r, nil
+}
+
+// lockDir makes a directory if need be and locks it.
+func lockDir(path string) (*flock.Flock, error) {
+	if err := os.MkdirAll(path, 0o755); err != nil {
+		return nil, fmt.Errorf("run directory: %w", err)
+	}
+	lock := flock.New(filepath.Join(path, "lock"))
+	// A process that was just killed holds its lock until its memory is given back, so ask for a moment longer.
+	wait, cancel := context.WithTimeout(context.Background(), lockPatience)
+	defer cancel()
+	ok, err := lock.TryLockContext(wait, 100*time.Millisecond)
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		return nil, fmt.Errorf("lock %s: %w", lock.Path(), err)
+	}
+	if !ok {
+		return nil, fmt.Errorf("%s: %w", path, ErrLocked)
+	}
+	return lock, nil
 }
 
 // Close releases the directory for other processes.

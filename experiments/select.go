@@ -8,6 +8,8 @@ import (
 	"math/rand/v2"
 	"slices"
 
+	"gonum.org/v1/gonum/mat"
+
 	"gobpo/bpo"
 	"gobpo/data"
 	"gobpo/models"
@@ -86,20 +88,23 @@ func embedPrompts(ctx context.Context, b *base, all []bpo.Prompt, batch int) ([]
 }
 
 // densities are Gaussian kernel estimates at the points themselves, up to a factor; the bandwidth is the median distance.
+// Of more than densityPoints points, that many at random stand for all: the cost is linear in the number of prompts.
 func densities(points [][]float32) []float64 {
 	n := len(points)
-	square := func(a, b []float32) float64 {
-		sum := 0.0
-		for i := range a {
-			d := float64(a[i] - b[i])
-			sum += d * d
+	x := mat.NewDense(n, len(points[0]), nil)
+	norms := make([]float64, n)
+	for i, p := range points {
+		for j, v := range p {
+			x.Set(i, j, float64(v))
+			norms[i] += float64(v) * float64(v)
 		}
-		return sum
 	}
+	square := func(i, j int, dot float64) float64 { return max(0, norms[i]+norms[j]-2*dot) }
 	var some []float64
 	for i := range min(n, 200) {
 		for j := range i {
-			some = append(some, square(points[i*n/min(n, 200)], points[j*n/min(n, 200)]))
+			a, b := i*n/min(n, 200), j*n/min(n, 200)
+			some = append(some, square(a, b, mat.Dot(x.RowView(a), x.RowView(b))))
 		}
 	}
 	width := 1.0
@@ -107,20 +112,32 @@ func densities(points [][]float32) []float64 {
 		slices.Sort(some)
 		width = max(some[len(some)/2], 1e-12)
 	}
-	out := make([]float64, n)
-	for i := range points {
-		out[i]++
-		for j := range i {
-			k := math.Exp(-square(points[i], points[j]) / (2 * width))
-			out[i] += k
-			out[j] += k
-		}
+	others := data.Order(n, 0, 0)[:min(n, densityPoints)]
+	slices.Sort(others)
+	references := mat.NewDense(len(others), len(points[0]), nil)
+	for k, j := range others {
+		references.SetRow(k, x.RawRowView(j))
 	}
-	for i := range out {
-		out[i] /= float64(n)
+	out := make([]float64, n)
+	for at := 0; at < n; at += 256 { // [256, references] at a time
+		end := min(at+256, n)
+		var dots mat.Dense
+		dots.Mul(x.Slice(at, end, 0, len(points[0])), references.T())
+		for i := at; i < end; i++ {
+			out[i] = 1 // the point itself, whether or not it is a reference
+			for k, j := range others {
+				if i != j {
+					out[i] += math.Exp(-square(i, j, dots.At(i-at, k)) / (2 * width))
+				}
+			}
+			out[i] /= float64(len(others))
+		}
 	}
 	return out
 }
+
+// densityPoints is how many points a density is estimated against, at most.
+const densityPoints = 4096
 
 const askText = "###\n%s\n###\n\nDoes the text between the ### signs hold an informative request that is good to learn from? Answer yes or no.\nAnswer:"
 
