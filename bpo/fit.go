@@ -91,7 +91,7 @@ func (f *Fit) run(ctx context.Context, what string, obj objective, rows []exampl
 				epoch = g / len(rows)
 				order = data.Order(len(rows), f.Seed, epoch)
 				if f.Config.GroupByLength {
-					groupByLength(order, rows, f.Config.BatchSize, f.Seed, epoch)
+					groupByLength(order, rows, f.Config.BatchSize, t.bucket(), f.Seed, epoch)
 				}
 			}
 			batch[i] = rows[order[g%len(rows)]]
@@ -125,11 +125,17 @@ func (f *Fit) run(ctx context.Context, what string, obj objective, rows []exampl
 	return p, err
 }
 
-// groupByLength sorts every 16 batches of an order by length, and puts the batches of like lengths in a random order.
-func groupByLength(order []int, rows []example, batch int, seed uint64, epoch int) {
+// groupByLength sorts every 16 batches of an epoch's order by length, and puts the batches of like lengths in a random
+// order. Rows that end a batch of the epoch before, and those that begin one of the next, stay where they are.
+func groupByLength(order []int, rows []example, batch int, bucket func(int) int, seed uint64, epoch int) {
+	begun := epoch * len(order) % batch
+	if begun > 0 {
+		order = order[min(batch-begun, len(order)):]
+	}
+	order = order[:len(order)/batch*batch]
 	for at := 0; at < len(order); at += 16 * batch {
 		window := order[at:min(at+16*batch, len(order))]
-		slices.SortStableFunc(window, func(a, b int) int { return byLength(rows[a], rows[b]) })
+		slices.SortStableFunc(window, func(a, b int) int { return byLength(rows[a], rows[b], bucket) })
 		groups := slices.Collect(slices.Chunk(slices.Clone(window), batch))
 		next := 0
 		for _, g := range data.Order(len(groups), mix(seed)+uint64(at), epoch) {
@@ -139,10 +145,10 @@ func groupByLength(order []int, rows []example, batch int, seed uint64, epoch in
 }
 
 // byLength sorts rows so that neighbours pad to about the same widths: by the prompt's bucket, then by the completions.
-func byLength(a, b example) int {
+func byLength(a, b example, bucket func(int) int) int {
 	ap, ac, _, _ := widths([]models.Row{a.row})
 	bp, bc, _, _ := widths([]models.Row{b.row})
-	return cmp.Or(cmp.Compare(models.CoarseBucket(ap), models.CoarseBucket(bp)), cmp.Compare(ac, bc), cmp.Compare(ap, bp))
+	return cmp.Or(cmp.Compare(bucket(ap), bucket(bp)), cmp.Compare(ac, bc), cmp.Compare(ap, bp))
 }
 
 func (f *Fit) checkpoint() string { return filepath.Join(f.Dir, "checkpoint") }

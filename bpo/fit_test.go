@@ -209,7 +209,8 @@ func evalObjective(t *testing.T, o objective, values ...float32) float64 {
 	return float64(tensors.MustCopyFlatData[float32](out[0])[0])
 }
 
-// Grouping by length moves rows only inside their 16 batches, and leaves batches of like lengths.
+// Grouping by length moves rows only inside their 16 batches, and the batches that a training cuts are of like lengths, in
+// every epoch, also where an epoch ends inside a batch.
 func TestGroupByLength(t *testing.T) {
 	const n, batch = 150, 4
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -217,10 +218,10 @@ func TestGroupByLength(t *testing.T) {
 	for i := range rows {
 		rows[i].row = models.Row{Prompt: make([]int32, 1+rng.IntN(300)), Completions: [][]int32{make([]int32, 1+rng.IntN(200))}}
 	}
-	padded := func(order []int) (sum int) {
-		for at := 0; at < n; at += batch {
+	padded := func(order []int, begun int) (sum int) {
+		for at := (batch - begun) % batch; at+batch <= n; at += batch { // whole batches
 			var in []models.Row
-			for _, i := range order[at:min(at+batch, n)] {
+			for _, i := range order[at : at+batch] {
 				in = append(in, rows[i].row)
 			}
 			p, c, _, _ := widths(in)
@@ -228,22 +229,36 @@ func TestGroupByLength(t *testing.T) {
 		}
 		return sum
 	}
-	for epoch := range 2 {
+	for epoch := range 3 {
+		begun := epoch * n % batch // rows of the batch that the epoch before has begun
 		random := data.Order(n, 7, epoch)
 		order, again := slices.Clone(random), slices.Clone(random)
-		groupByLength(order, rows, batch, 7, epoch)
-		groupByLength(again, rows, batch, 7, epoch)
+		groupByLength(order, rows, batch, models.CoarseBucket, 7, epoch)
+		groupByLength(again, rows, batch, models.CoarseBucket, 7, epoch)
 		if !slices.Equal(order, again) {
 			t.Errorf("epoch %d: two orders of one seed", epoch)
 		}
-		for at := 0; at < n; at += 16 * batch {
+		first := (batch - begun) % batch
+		if !slices.Equal(order[:first], random[:first]) {
+			t.Errorf("epoch %d: the first %d rows, which end a batch, are not those of the random order", epoch, first)
+		}
+		for at := first; at < n; at += 16 * batch {
 			a, b := slices.Sorted(slices.Values(order[at:min(at+16*batch, n)])), slices.Sorted(slices.Values(random[at:min(at+16*batch, n)]))
 			if !slices.Equal(a, b) {
 				t.Errorf("epoch %d: rows from %d on are not those of the random order", epoch, at)
 			}
 		}
-		if got, was := padded(order), padded(random); float64(got) > 0.8*float64(was) {
+		if got, was := padded(order, begun), padded(random, begun); float64(got) > 0.75*float64(was) {
 			t.Errorf("epoch %d: %d positions, %d in the random order", epoch, got, was)
+		}
+	}
+}
+
+// Few widths: powers of two from 64.
+func TestCoarseBucket(t *testing.T) {
+	for n, want := range map[int]int{0: 64, 1: 64, 64: 64, 65: 128, 128: 128, 300: 512} {
+		if got := models.CoarseBucket(n); got != want {
+			t.Errorf("%d tokens: %d, want %d", n, got, want)
 		}
 	}
 }

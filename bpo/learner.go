@@ -311,7 +311,7 @@ func (t *trainer) step(l *learner, rows []example, step int, seed uint64) (stepR
 	}
 	if t.Micro < len(rows) { // texts of about one length share a call, so that less of it is padding
 		rows = slices.Clone(rows)
-		slices.SortStableFunc(rows, byLength)
+		slices.SortStableFunc(rows, func(a, b example) int { return byLength(b, a, t.bucket()) }) // a last, short one the narrowest
 	}
 	var bad []string
 	square := 0.0
@@ -415,6 +415,13 @@ func (t *trainer) apply(l *learner, sums models.Sharded, step int, norm float64)
 }
 
 // pack pads a micro-batch to its bucket and to t.Micro rows; padding rows weigh nothing.
+func (t *trainer) bucket() func(int) int {
+	if t.Bucket == nil {
+		return models.Bucket
+	}
+	return t.Bucket
+}
+
 func (t *trainer) pack(batch []example, seed uint64) (in []models.Input, tokens, padded int) {
 	rows := make([]models.Row, len(batch))
 	weight := make([]float32, t.Micro)
@@ -430,10 +437,7 @@ func (t *trainer) pack(batch []example, seed uint64) (in []models.Input, tokens,
 		}
 	}
 	p, r, k, tokens := widths(rows)
-	bucket := t.Bucket
-	if bucket == nil {
-		bucket = models.Bucket
-	}
+	bucket := t.bucket()
 	p, r = bucket(p), bucket(r)
 	for _, x := range models.PackRows(rows, t.Micro, p, r, k, 0) {
 		in = append(in, models.Input{Tensor: x, Rows: true})

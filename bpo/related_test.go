@@ -106,6 +106,42 @@ func TestRelatedSystemsResume(t *testing.T) {
 	}
 }
 
+// Given pairs that lose tokens are told once, with the first step, wherever the run was resumed.
+func TestResumedMixTellsTruncatedPairsOnce(t *testing.T) {
+	pairs := givenPairs(t, 6)
+	for name, kill := range map[string]struct{ every, at int }{"at a phase's start": {0, 4}, "inside a phase": {1, 3}} {
+		s := testSetup(t)
+		s.Config.Mix = Mix{Pairs: pairs, Share: 0.5}
+		s.Config.Steps, s.Config.MaxCompletionTokens, s.Config.CheckpointEvery = 6, 3, kill.every
+		_, whole := mustRecord(t, s)
+		if whole[1]["collect/truncated"] == 0 {
+			t.Fatal("no pair was cut")
+		}
+		again := s
+		again.Dir = t.TempDir()
+		told := map[int]float64{}
+		again.Log = func(step int, m Metrics) error {
+			if step == kill.at {
+				return errKilled
+			}
+			told[step] = m["collect/truncated"]
+			return nil
+		}
+		if _, err := Train(context.Background(), again); !errors.Is(err, errKilled) {
+			t.Fatal(err)
+		}
+		_, resumed := mustRecord(t, again)
+		for step, m := range resumed {
+			told[step] = m["collect/truncated"]
+		}
+		for step, m := range whole {
+			if told[step] != m["collect/truncated"] {
+				t.Errorf("killed %s: step %d tells %v, uninterrupted %v", name, step, told[step], m["collect/truncated"])
+			}
+		}
+	}
+}
+
 // Self-play varies one segment of each reference, and asks no annotator.
 func TestSelfPlayPairs(t *testing.T) {
 	s := testSetup(t)

@@ -187,6 +187,7 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 		given     *offline                   // all pairs of an offline run, some of a mixed one's
 		samples   = &collector{run: r}
 		count     tally
+		givenCut  int // given pairs that lost tokens, until they are told
 		err       error
 	)
 	offlineRun := cfg.OfflinePath() != ""
@@ -197,9 +198,10 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 		if err := r.selectPairs(ctx, given, path); err != nil {
 			return none, err
 		}
-		if offlineRun && st.Step > 0 { // told with the first step
+		if st.Step > 0 { // told with the first step
 			count = tally{}
 		}
+		givenCut = count.Truncated
 	}
 	if !offlineRun && len(s.Prompts) == 0 {
 		return none, errors.New("prompts: there is no prompt to sample from")
@@ -243,8 +245,8 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 			if pairs, err = samples.keep(ctx, pairs, fresh, phase, behavior, ref); err != nil {
 				return none, err
 			}
-			counted.Truncated += count.Truncated
-			count, collected = counted, true
+			counted.Truncated += givenCut
+			count, collected, givenCut = counted, true, 0
 		}
 		batch := pairs[step]
 		if cfg.Replay > 0 {

@@ -94,7 +94,9 @@ func (r *run) gaps(ctx context.Context, pairs []data.Preference, path string) ([
 			if p.ChosenScore == nil || p.RejectedScore == nil {
 				return nil, fmt.Errorf("select.by: reward_gap needs scores, and pair %d of %s has none", i+1, path)
 			}
-			gaps[i] = *p.ChosenScore - *p.RejectedScore
+			if gaps[i] = *p.ChosenScore - *p.RejectedScore; math.IsNaN(gaps[i]) {
+				return nil, fmt.Errorf("select.by: the scores of pair %d of %s are %v and %v", i+1, path, *p.ChosenScore, *p.RejectedScore)
+			}
 		}
 		return gaps, nil
 	}

@@ -2,7 +2,6 @@ package experiments
 
 import (
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -39,15 +38,24 @@ func (c *Config) validateAnnotators() error {
 }
 
 // annotatorFiles identifies the models and templates that an annotator reads, by the key that names them under prefix, so
-// that one that changes under a run's name is noticed. Of a directory, weights and configurations count.
+// that one that changes under a run's name is noticed. The base under an adapter is identified by its name only.
 func annotatorFiles(prefix string, c annotate.Config) (map[string]string, error) {
 	out := map[string]string{}
 	var walk func(key string, c annotate.Config) error
 	walk = func(key string, c annotate.Config) error {
-		for _, name := range []string{"path", "model", "template"} {
+		var names []string
+		switch c.Name {
+		case "reward":
+			names = []string{"path"}
+		case "judge":
+			names = []string{"template"}
+		case "logprob_judge":
+			names = []string{"model", "template"}
+		}
+		for _, name := range names {
 			path, _ := c.Params[name].(string)
-			if _, err := os.Stat(path); path == "" || errors.Is(err, fs.ErrNotExist) {
-				continue // a name, as smollm2 or tldr
+			if path == "" || path == smolLM2 || name == "template" && annotate.IsTemplate(path) {
+				continue // what comes with the program, or is checked when it is fetched
 			}
 			sum, err := hashFiles(path)
 			if err != nil {
@@ -65,20 +73,26 @@ func annotatorFiles(prefix string, c annotate.Config) (map[string]string, error)
 	return out, walk(prefix, c)
 }
 
-// hashFiles is the SHA-256 of a file, or of a model's directory.
+// hashFiles is the SHA-256 of a file, or of what a model is read from in a directory.
 func hashFiles(path string) (string, error) {
+	root, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return "", err
+	}
 	h := sha256.New()
-	err := filepath.WalkDir(path, func(file string, d fs.DirEntry, err error) error {
-		switch name := d.Name(); {
-		case err != nil:
+	err = filepath.WalkDir(root, func(file string, d fs.DirEntry, err error) error {
+		if err != nil {
 			return err
-		case d.IsDir():
-			if file != path && slices.Contains([]string{"checkpoint", "checkpoints"}, name) {
+		}
+		name := d.Name()
+		if d.IsDir() {
+			if file != root && slices.Contains([]string{"checkpoint", "checkpoints"}, name) {
 				return fs.SkipDir
 			}
 			return nil
-		case file != path && !slices.Contains([]string{".safetensors", ".gguf"}, filepath.Ext(name)) &&
-			!slices.Contains([]string{"config.json", "adapter_config.json", "tokenizer.json", "reward.yaml", "config.yaml"}, name):
+		}
+		if file != root && (slices.Contains([]string{"manifest.json", resultFile}, name) ||
+			!slices.Contains([]string{".safetensors", ".gguf", ".json", ".yaml", ".model", ".jinja"}, filepath.Ext(name))) {
 			return nil
 		}
 		f, err := os.Open(file)
@@ -86,7 +100,7 @@ func hashFiles(path string) (string, error) {
 			return err
 		}
 		defer f.Close()
-		rel, err := filepath.Rel(path, file)
+		rel, err := filepath.Rel(root, file)
 		if err != nil {
 			return err
 		}

@@ -5,6 +5,7 @@ import (
 	"io"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -38,16 +39,20 @@ func CompareArms(study, baseline string) (against string, out []Comparison, err 
 	if err != nil {
 		return "", nil, err
 	}
-	y, err := outcomes(study, t.Rows[base])
+	y, err := outcomes(study, t, t.Rows[base])
 	if err != nil {
 		return "", nil, err
 	}
+	out = []Comparison{}
 	var ps []float64
 	for i, row := range t.Rows {
 		if i == base {
 			continue
 		}
-		x, err := outcomes(study, row)
+		if !slices.Equal(row.RunSeeds, t.Rows[base].RunSeeds) {
+			return "", nil, fmt.Errorf("%s has the seeds %v, %s %v; finish the sweep first", t.name(row), row.RunSeeds, t.name(t.Rows[base]), t.Rows[base].RunSeeds)
+		}
+		x, err := outcomes(study, t, row)
 		if err != nil {
 			return "", nil, err
 		}
@@ -76,7 +81,7 @@ func CompareArms(study, baseline string) (against string, out []Comparison, err 
 }
 
 // outcomes are those of an arm's runs, [seed][prompt].
-func outcomes(study string, r Row) (out [][]float64, err error) {
+func outcomes(study string, t Table, r Row) (out [][]float64, err error) {
 	for _, run := range r.Runs {
 		result, err := ReadResult(filepath.Join(study, run))
 		if err != nil {
@@ -88,7 +93,7 @@ func outcomes(study string, r Row) (out [][]float64, err error) {
 		out = append(out, result.Outcomes)
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("arm %v: no run is done", r.Point)
+		return nil, fmt.Errorf("%s: no run is done; finish the sweep first", t.name(r))
 	}
 	return out, nil
 }

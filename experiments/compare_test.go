@@ -88,3 +88,26 @@ func TestCompareArmsOfUnequalSeeds(t *testing.T) {
 		t.Errorf("error %v", err)
 	}
 }
+
+// As many runs, but of other seeds, are no pairs.
+func TestCompareArmsOfOtherSeeds(t *testing.T) {
+	study := studyOf(t, map[string][][]float64{"sft": {{0, 1}, {1, 1}}, "behavior": {{0, 1}, {1, 1}}})
+	table, err := studyTable(study)
+	if err != nil {
+		t.Fatal(err)
+	}
+	table.Rows[0].RunSeeds, table.Rows[1].RunSeeds = []uint64{0, 1}, []uint64{1, 2}
+	if err := writeJSON(filepath.Join(study, "results.json"), table); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := CompareArms(study, ""); err == nil || !strings.Contains(err.Error(), "has the seeds [1 2]") {
+		t.Errorf("error %v", err)
+	}
+	table.Rows[1].RunSeeds = []uint64{0, 1}
+	if err := writeJSON(filepath.Join(study, "results.json"), table); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := CompareArms(study, ""); err != nil {
+		t.Errorf("the same seeds: %v", err)
+	}
+}

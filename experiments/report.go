@@ -101,13 +101,13 @@ func Report(study, baseline string) (string, error) {
 
 // addDifferences compares the arms, if their runs can be paired.
 func (p *reportPage) addDifferences(t Table, study, baseline string) error {
+	if _, err := t.find(baseline); err != nil && baseline != "" {
+		return err
+	}
 	if len(t.Rows) < 2 {
 		return nil
 	}
 	against, all, err := CompareArms(study, baseline)
-	if err != nil && baseline != "" {
-		return err
-	}
 	if err != nil { // an unfinished sweep has a report too
 		p.DifferencesLegend = err.Error()
 		return nil

@@ -91,6 +91,9 @@ func embedPrompts(ctx context.Context, b *base, all []bpo.Prompt, batch int) ([]
 // Of more than densityPoints points, that many at random stand for all: the cost is linear in the number of prompts.
 func densities(points [][]float32) []float64 {
 	n := len(points)
+	if n == 0 {
+		return nil
+	}
 	x := mat.NewDense(n, len(points[0]), nil)
 	norms := make([]float64, n)
 	for i, p := range points {
@@ -124,13 +127,14 @@ func densities(points [][]float32) []float64 {
 		var dots mat.Dense
 		dots.Mul(x.Slice(at, end, 0, len(points[0])), references.T())
 		for i := at; i < end; i++ {
-			out[i] = 1 // the point itself, whether or not it is a reference
+			sum, terms := 0.0, 0
 			for k, j := range others {
 				if i != j {
-					out[i] += math.Exp(-square(i, j, dots.At(i-at, k)) / (2 * width))
+					sum += math.Exp(-square(i, j, dots.At(i-at, k)) / (2 * width))
+					terms++
 				}
 			}
-			out[i] /= float64(len(others))
+			out[i] = (1 + float64(n-1)*sum/float64(max(terms, 1))) / float64(n) // the point itself, and the mean over others for all
 		}
 	}
 	return out

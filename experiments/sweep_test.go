@@ -288,6 +288,9 @@ func TestReport(t *testing.T) {
 			}
 		}
 	}
+	if _, err := Report(study, "refresh=3"); err == nil || !strings.Contains(err.Error(), "no arm has") {
+		t.Errorf("a baseline that is no arm: %v", err)
+	}
 	if _, err := Report(t.TempDir(), ""); err == nil || !strings.Contains(err.Error(), "no run is done here") {
 		t.Errorf("an empty study: %v", err)
 	}

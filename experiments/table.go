@@ -37,6 +37,7 @@ type Row struct {
 	Missing  int             `json:"missing,omitempty"`
 	Cells    map[string]Cell `json:"metrics"`
 	Runs     []string        `json:"runs"` // hashes, in seed order
+	RunSeeds []uint64        `json:"run_seeds,omitempty"`
 }
 
 // Table is a sweep's results, one row an arm.
@@ -89,7 +90,7 @@ func MakeTable(out string, trials []Trial) (Table, error) {
 				return t, err
 			}
 			row.Seeds++
-			row.Runs = append(row.Runs, trial.Hash)
+			row.Runs, row.RunSeeds = append(row.Runs, trial.Hash), append(row.RunSeeds, trial.Config.Seed)
 			finals[i] = append(finals[i], r)
 			initials[r.InitialDir] = Result{Final: r.Initial}
 		case Failed:

@@ -28,6 +28,7 @@ type trial struct {
 	ui                UI
 	study             string
 	truncated         int
+	judges            map[string]string // hashes of what the evaluator reads
 }
 
 // Execute runs a trial from its configuration to its result: model, prompts, start policies, training with
@@ -125,15 +126,17 @@ func (r *trial) checkData() error {
 		return err
 	}
 	now["model"] = r.base.hash
-	judges, err := annotatorFiles("annotator", r.cfg.Annotator)
-	if err != nil {
-		return err
+	if !r.dir.readOnly { // a run that is looked at need not have them any more
+		judges, err := annotatorFiles("annotator", r.cfg.Annotator)
+		if err != nil {
+			return err
+		}
+		if r.judges, err = annotatorFiles("eval.annotator", r.cfg.Eval.Annotator); err != nil {
+			return err
+		}
+		maps.Copy(now, judges)
+		maps.Copy(now, r.judges)
 	}
-	maps.Copy(now, judges)
-	if judges, err = annotatorFiles("eval.annotator", r.cfg.Eval.Annotator); err != nil {
-		return err
-	}
-	maps.Copy(now, judges)
 	for name, was := range r.dir.Manifest.Data {
 		if r.dir.readOnly && name != "model" {
 			continue // to be measured on other prompts is what one opens it for
@@ -243,11 +246,7 @@ func (r *trial) initial(ctx context.Context, result *Result) error {
 	if err != nil {
 		return err
 	}
-	judges, err := annotatorFiles("eval.annotator", r.cfg.Eval.Annotator)
-	if err != nil {
-		return err
-	}
-	maps.Copy(texts, judges)
+	maps.Copy(texts, r.judges)
 	c := r.cfg
 	if c.SFT.Steps == 0 && c.Start == "" {
 		start = "" // fresh adapters change nothing, whatever their seed

@@ -104,6 +104,12 @@ func (j *judge) Usage() map[string]float64 { return j.client.usage() }
 // Question is what a judge is asked about two completions of a prompt.
 type Question func(prompt, a, b string) (string, error)
 
+// IsTemplate tells whether a template of this name comes with the package.
+func IsTemplate(name string) bool {
+	_, err := templates.Open("templates/" + name + ".tmpl")
+	return err == nil
+}
+
 // JudgeTemplate gives the question of a template: tldr, helpfulness, harmlessness, or a file. Its errors begin with
 // "template: ".
 func JudgeTemplate(name string) (Question, error) {

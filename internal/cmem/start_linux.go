@@ -1,9 +1,12 @@
+//go:build linux && cgo && !noxla
+
 package cmem
 
 import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -15,15 +18,15 @@ const (
 	preload = "LD_PRELOAD"
 	// given keeps the caller's LD_PRELOAD while the program starts again.
 	given = "GOBPO_LD_PRELOAD"
-	// jemalloc gives pages back when Trim says so, not by the clock.
-	conf, keep = "MALLOC_CONF", "dirty_decay_ms:-1,muzzy_decay_ms:-1"
+	// jemalloc gives pages back when Trim says so, not by the clock; with one arena, for what one thread freed is another's next.
+	conf, keep = "MALLOC_CONF", "narenas:1,dirty_decay_ms:-1,muzzy_decay_ms:-1"
 )
 
 // Start tunes the C heap by starting the program again (same process, same arguments) with an environment that is read
 // only at a program's start. Call it first in main. XLA allocates a step's temporaries, and what its matmuls pack, afresh
 // every time, from many threads. With tcmalloc or jemalloc, where one is installed, a run on two CPUs takes two thirds to
 // three quarters of its time with glibc's malloc. Without one, glibc is told to ask for huge pages, which saves it page
-// faults where the kernel leaves the choice to programs. Programs that this one starts get the caller's environment.
+// faults where the kernel leaves the choice to programs. Programs that this one starts get the caller's LD_PRELOAD.
 func Start() {
 	before, again := os.LookupEnv(given)
 	if again {
@@ -41,7 +44,8 @@ func Start() {
 		return
 	}
 	if lib := Allocator(); lib != "" {
-		env := append(os.Environ(), given+"="+os.Getenv(preload), preload+"="+strings.Trim(lib+":"+os.Getenv(preload), ":"))
+		env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, preload+"=") })
+		env = append(env, given+"="+os.Getenv(preload), preload+"="+strings.Trim(lib+":"+os.Getenv(preload), ":"))
 		if _, set := os.LookupEnv(conf); !set && strings.Contains(lib, "jemalloc") {
 			env = append(env, conf+"="+keep)
 		}
@@ -62,8 +66,12 @@ func Allocator() string {
 		return ""
 	}
 	triple := map[string]string{"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}[runtime.GOARCH]
+	dirs := []string{"/usr/lib/" + triple, "/usr/lib64", "/usr/lib", "/usr/local/lib"}
+	if conda := os.Getenv("CONDA_PREFIX"); filepath.IsAbs(conda) && !strings.ContainsAny(conda, ": ") { // which separate LD_PRELOAD
+		dirs = append(dirs, filepath.Join(conda, "lib"))
+	}
 	for _, name := range []string{"libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libtcmalloc.so.4"} {
-		for _, dir := range []string{"/usr/lib/" + triple, "/usr/lib64", "/usr/lib", "/usr/local/lib", filepath.Join(os.Getenv("CONDA_PREFIX"), "lib")} {
+		for _, dir := range dirs {
 			if path := filepath.Join(dir, name); fileExists(path) {
 				return path
 			}
@@ -75,6 +83,17 @@ func Allocator() string {
 func fileExists(path string) bool {
 	info, err := os.Stat(path)
 	return err == nil && info.Mode().IsRegular()
+}
+
+// Loaded is the path of the allocator in glibc's place in this process, or "".
+func Loaded() string {
+	maps, _ := os.ReadFile("/proc/self/maps")
+	for line := range strings.Lines(string(maps)) {
+		if path := strings.Fields(line); len(path) == 6 && strings.Contains(filepath.Base(path[5]), "malloc") {
+			return path[5]
+		}
+	}
+	return ""
 }
 
 // hugePages is glibc's switch for them.

@@ -61,10 +61,10 @@ func doctor(cmd *cobra.Command, out io.Writer, o backend.Options) error {
 		line("pip", "%s (%s)", strings.Join(pip, " "), firstWords(version, 2))
 	}
 
-	if lib := cmem.Allocator(); lib != "" {
+	if lib := cmem.Loaded(); lib != "" {
 		line("malloc", "%s", lib)
 	} else if runtime.GOOS == "linux" {
-		line("malloc", "the C library's, or LD_PRELOAD's")
+		line("malloc", "the C library's")
 		next = append(next, "install jemalloc (Debian: libjemalloc2): training on CPUs then takes two thirds to three quarters of the time")
 	}
 
