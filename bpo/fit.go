@@ -91,7 +91,7 @@ func (f *Fit) run(ctx context.Context, what string, obj objective, rows []exampl
 				epoch = g / len(rows)
 				order = data.Order(len(rows), f.Seed, epoch)
 				if f.Config.GroupByLength {
-					groupByLength(order, rows, f.Config.BatchSize, t.bucket(), f.Seed, epoch)
+					groupByLength(order, rows, f.Config.BatchSize, t.Bucket, f.Seed, epoch)
 				}
 			}
 			batch[i] = rows[order[g%len(rows)]]
@@ -104,9 +104,7 @@ func (f *Fit) run(ctx context.Context, what string, obj objective, rows []exampl
 		}
 		if f.Log != nil {
 			m := Metrics{"loss": res.loss, "grad_norm": res.gradNorm, "learning_rate": res.rate}
-			m["time/learn"] = time.Since(start).Seconds()
-			m["tokens_per_second"] = float64(res.tokens) / m["time/learn"]
-			m["padding_share"] = 1 - float64(res.tokens)/float64(res.padded)
+			m.speed(time.Since(start).Seconds(), res.tokens, res.padded)
 			for name, v := range res.metrics {
 				m[name] = v
 			}

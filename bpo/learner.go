@@ -189,6 +189,9 @@ type trainer struct {
 
 // newTrainer builds the functions of a step, for learners alike to the given one; LoRA dropout makes gradients stochastic.
 func newTrainer(b compute.Backend, c models.Config, like *learner, obj objective, spec trainSpec) *trainer {
+	if spec.Bucket == nil {
+		spec.Bucket = models.Bucket
+	}
 	blocks, lora, full := like.blocks, like.start.LoRA(), like.full
 	t := &trainer{trainSpec: spec, backend: b, rule: optimizers[spec.Optimizer.Name], metrics: obj.Metrics, update: map[string]*models.Exec{}}
 	shape := fmt.Sprintf("%v %v %v %v %v", c, lora, full, blocks, spec.Checkpoints)
@@ -311,7 +314,7 @@ func (t *trainer) step(l *learner, rows []example, step int, seed uint64) (stepR
 	}
 	if t.Micro < len(rows) { // texts of about one length share a call, so that less of it is padding
 		rows = slices.Clone(rows)
-		slices.SortStableFunc(rows, func(a, b example) int { return byLength(b, a, t.bucket()) }) // a last, short one the narrowest
+		slices.SortStableFunc(rows, func(a, b example) int { return byLength(b, a, t.Bucket) }) // a last, short one the narrowest
 	}
 	var bad []string
 	square := 0.0
@@ -415,13 +418,6 @@ func (t *trainer) apply(l *learner, sums models.Sharded, step int, norm float64)
 }
 
 // pack pads a micro-batch to its bucket and to t.Micro rows; padding rows weigh nothing.
-func (t *trainer) bucket() func(int) int {
-	if t.Bucket == nil {
-		return models.Bucket
-	}
-	return t.Bucket
-}
-
 func (t *trainer) pack(batch []example, seed uint64) (in []models.Input, tokens, padded int) {
 	rows := make([]models.Row, len(batch))
 	weight := make([]float32, t.Micro)
@@ -437,8 +433,7 @@ func (t *trainer) pack(batch []example, seed uint64) (in []models.Input, tokens,
 		}
 	}
 	p, r, k, tokens := widths(rows)
-	bucket := t.bucket()
-	p, r = bucket(p), bucket(r)
+	p, r = t.Bucket(p), t.Bucket(r)
 	for _, x := range models.PackRows(rows, t.Micro, p, r, k, 0) {
 		in = append(in, models.Input{Tensor: x, Rows: true})
 	}

@@ -187,7 +187,6 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 		given     *offline                   // all pairs of an offline run, some of a mixed one's
 		samples   = &collector{run: r}
 		count     tally
-		givenCut  int // given pairs that lost tokens, until they are told
 		err       error
 	)
 	offlineRun := cfg.OfflinePath() != ""
@@ -201,7 +200,6 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 		if st.Step > 0 { // told with the first step
 			count = tally{}
 		}
-		givenCut = count.Truncated
 	}
 	if !offlineRun && len(s.Prompts) == 0 {
 		return none, errors.New("prompts: there is no prompt to sample from")
@@ -245,8 +243,8 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 			if pairs, err = samples.keep(ctx, pairs, fresh, phase, behavior, ref); err != nil {
 				return none, err
 			}
-			counted.Truncated += givenCut
-			count, collected, givenCut = counted, true, 0
+			counted.Truncated += count.Truncated
+			count, collected = counted, true
 		}
 		batch := pairs[step]
 		if cfg.Replay > 0 {
@@ -271,7 +269,8 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 				return none, err
 			}
 		}
-		r.describe(m, step, phase, behavior, ref, &count)
+		r.describe(m, step, phase, behavior, ref, count)
+		count = tally{} // told, now or before the run was resumed
 		if ref.kind == "ema" && (step+1)%cfg.EMAEvery == 0 {
 			if err := r.moveEMA(ref, learners, behavior.policy); err != nil {
 				return none, err
@@ -366,18 +365,22 @@ func (r *run) step(learners []*learner, batch []*data.Preference, step int, m Me
 			m["beta"] = beta
 		}
 	}
-	seconds := time.Since(start).Seconds()
-	m["time/learn"] = seconds
+	m.speed(time.Since(start).Seconds(), tokens, padded)
 	m["num_pairs"] = float64(len(batch))
+	return nil
+}
+
+// speed adds the time that a step's gradients took, and the token positions in it, real and computed.
+func (m Metrics) speed(seconds float64, tokens, padded int) {
+	m["time/learn"] = seconds
 	if tokens > 0 {
 		m["tokens_per_second"] = float64(tokens) / seconds
 		m["padding_share"] = 1 - float64(tokens)/float64(padded)
 	}
-	return nil
 }
 
 // describe adds where the run stands, and once per phase what the collection counted.
-func (r *run) describe(m Metrics, step, phase int, behavior versioned, ref *reference, count *tally) {
+func (r *run) describe(m Metrics, step, phase int, behavior versioned, ref *reference, count tally) {
 	m["phase"] = float64(phase)
 	m["behavior/version"] = float64(behavior.version)
 	m["reference/version"] = float64(ref.of(behavior).version)
@@ -398,7 +401,6 @@ func (r *run) describe(m Metrics, step, phase int, behavior versioned, ref *refe
 		m["collect/stopped_share"] = float64(count.SampledStops) / float64(count.Completions)
 		m["collect/tokens_per_second"] = float64(count.Tokens) / max(count.SampleSeconds, 1e-9)
 	}
-	*count = tally{}
 }
 
 func (r *run) evaluate(ctx context.Context, step int, p models.Policy, m Metrics) error {

@@ -38,30 +38,28 @@ func (c *Config) validateAnnotators() error {
 }
 
 // annotatorFiles identifies the models and templates that an annotator reads, by the key that names them under prefix, so
-// that one that changes under a run's name is noticed. The base under an adapter is identified by its name only.
-func annotatorFiles(prefix string, c annotate.Config) (map[string]string, error) {
+// that one that changes under a run's name is noticed. The base under an adapter is identified by its name only. sums holds
+// what was read already, by path: annotator and evaluator often share a model.
+func annotatorFiles(prefix string, c annotate.Config, sums map[string]string) (map[string]string, error) {
+	kinds := map[string]annotate.Kind{}
+	for _, k := range annotate.Kinds() {
+		kinds[k.Name] = k
+	}
 	out := map[string]string{}
 	var walk func(key string, c annotate.Config) error
 	walk = func(key string, c annotate.Config) error {
-		var names []string
-		switch c.Name {
-		case "reward":
-			names = []string{"path"}
-		case "judge":
-			names = []string{"template"}
-		case "logprob_judge":
-			names = []string{"model", "template"}
-		}
-		for _, name := range names {
-			path, _ := c.Params[name].(string)
-			if path == "" || path == smolLM2 || name == "template" && annotate.IsTemplate(path) {
-				continue // what comes with the program, or is checked when it is fetched
+		for _, p := range kinds[c.Name].Params {
+			path, _ := c.Params[p.Name].(string)
+			if path == "" || p.File == nil || !p.File(path) {
+				continue
 			}
-			sum, err := hashFiles(path)
-			if err != nil {
-				return fmt.Errorf("%s.%s: %w", key, name, err)
+			if sums[path] == "" {
+				var err error
+				if sums[path], err = hashFiles(path); err != nil {
+					return fmt.Errorf("%s.%s: %w", key, p.Name, err)
+				}
 			}
-			out[key+"."+name] = sum
+			out[key+"."+p.Name] = sums[path]
 		}
 		for i, term := range c.Of {
 			if err := walk(fmt.Sprintf("%s.of[%d]", key, i), term); err != nil {

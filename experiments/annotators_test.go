@@ -32,7 +32,7 @@ func TestAnnotatorFiles(t *testing.T) {
 		{Name: "reward", Params: map[string]any{"path": filepath.Join(dir, "rm")}},
 		{Name: "logprob_judge", Params: map[string]any{"model": "smollm2", "template": filepath.Join(dir, "mine.tmpl")}},
 	}}
-	before, err := annotatorFiles("annotator", c)
+	before, err := annotatorFiles("annotator", c, map[string]string{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestAnnotatorFiles(t *testing.T) {
 		{"mine.tmpl", "{{.B}} or {{.A}}", "annotator.of[2].template"},
 	} {
 		write(change.file, change.text)
-		after, err := annotatorFiles("annotator", c)
+		after, err := annotatorFiles("annotator", c, map[string]string{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -61,13 +61,10 @@ func TestAnnotatorFiles(t *testing.T) {
 
 // A run does not go on with another annotator under the same name.
 func TestAnnotatorChangedUnderARun(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "mine.tmpl")
-	if err := os.WriteFile(file, []byte("{{.Prompt}} {{.A}} {{.B}}"), 0o666); err != nil {
-		t.Fatal(err)
-	}
+	file := writeFile(t, "mine.tmpl", "{{.Prompt}} {{.A}} {{.B}}")
 	r := &trial{cfg: &Config{}, base: &base{}, corpus: &corpus{}, dir: &RunDir{Path: "runs/x"}}
 	r.cfg.Annotator = annotate.Config{Name: "judge", Params: map[string]any{"template": file}}
-	sums, err := annotatorFiles("annotator", r.cfg.Annotator)
+	sums, err := annotatorFiles("annotator", r.cfg.Annotator, map[string]string{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,7 +39,12 @@ func CompareArms(study, baseline string) (against string, out []Comparison, err 
 	if err != nil {
 		return "", nil, err
 	}
-	y, err := outcomes(study, t, t.Rows[base])
+	return t.compare(study, base)
+}
+
+// compare is CompareArms where the table is at hand and the baseline one of its rows.
+func (t Table) compare(study string, base int) (against string, out []Comparison, err error) {
+	y, err := t.outcomes(study, t.Rows[base])
 	if err != nil {
 		return "", nil, err
 	}
@@ -52,7 +57,7 @@ func CompareArms(study, baseline string) (against string, out []Comparison, err 
 		if !slices.Equal(row.RunSeeds, t.Rows[base].RunSeeds) {
 			return "", nil, fmt.Errorf("%s has the seeds %v, %s %v; finish the sweep first", t.name(row), row.RunSeeds, t.name(t.Rows[base]), t.Rows[base].RunSeeds)
 		}
-		x, err := outcomes(study, t, row)
+		x, err := t.outcomes(study, row)
 		if err != nil {
 			return "", nil, err
 		}
@@ -81,7 +86,7 @@ func CompareArms(study, baseline string) (against string, out []Comparison, err 
 }
 
 // outcomes are those of an arm's runs, [seed][prompt].
-func outcomes(study string, t Table, r Row) (out [][]float64, err error) {
+func (t Table) outcomes(study string, r Row) (out [][]float64, err error) {
 	for _, run := range r.Runs {
 		result, err := ReadResult(filepath.Join(study, run))
 		if err != nil {

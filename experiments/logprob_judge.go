@@ -19,8 +19,8 @@ func logprobJudgeKind(s *Session) annotate.Kind {
 		Name: "logprob_judge",
 		Doc:  "A local model's log odds of answering A rather than B, averaged over both orders (RLAIF, arXiv 2309.00267): scores whose differences are soft preferences.",
 		Params: []annotate.Param{
-			{Name: "model", Default: "", Doc: "a GGUF file, a Hugging Face directory, smollm2, or a run directory (required)"},
-			{Name: "template", Default: "helpfulness", Doc: "as judge's: tldr, helpfulness, harmlessness, or a file"},
+			{Name: "model", Default: "", Doc: "a GGUF file, a Hugging Face directory, smollm2, or a run directory (required)", File: func(v string) bool { return v != smolLM2 }}, // that one is checked when it is fetched
+			{Name: "template", Default: "helpfulness", Doc: "as judge's: tldr, helpfulness, harmlessness, or a file", File: annotate.IsTemplateFile},
 			{Name: "prefill", Default: "Preferred:", Doc: "how the answer begins"},
 			{Name: "a", Default: " A", Doc: "how it goes on for A"},
 			{Name: "b", Default: " B", Doc: "how it goes on for B"},

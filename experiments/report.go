@@ -101,13 +101,14 @@ func Report(study, baseline string) (string, error) {
 
 // addDifferences compares the arms, if their runs can be paired.
 func (p *reportPage) addDifferences(t Table, study, baseline string) error {
-	if _, err := t.find(baseline); err != nil && baseline != "" {
+	base, err := t.find(baseline)
+	if err != nil && baseline != "" {
 		return err
 	}
 	if len(t.Rows) < 2 {
 		return nil
 	}
-	against, all, err := CompareArms(study, baseline)
+	against, all, err := t.compare(study, base)
 	if err != nil { // an unfinished sweep has a report too
 		p.DifferencesLegend = err.Error()
 		return nil

@@ -213,7 +213,7 @@ func rewardKind(s *Session, backend string) annotate.Kind {
 		Name: "reward",
 		Doc:  "A reward model's value of prompt and completion.",
 		Params: []annotate.Param{
-			{Name: "path", Default: "", Doc: "a directory that bpo reward train made, or a Hugging Face sequence classifier with one label, or a PEFT adapter of one (required)"},
+			{Name: "path", Default: "", Doc: "a directory that bpo reward train made, or a Hugging Face sequence classifier with one label, or a PEFT adapter of one (required)", File: func(string) bool { return true }},
 			{Name: "combine", Default: "mean", Doc: "of an ensemble's members: mean, or min (worst-case optimisation, arXiv 2310.02743)"},
 			{Name: "uncertainty", Default: 0.0, Doc: "so many standard deviations among the members are taken off the mean"},
 			{Name: "chat", Default: "", Doc: "auto (the model's chat template) or none; empty: as it was trained, else auto"},

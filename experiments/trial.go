@@ -127,11 +127,12 @@ func (r *trial) checkData() error {
 	}
 	now["model"] = r.base.hash
 	if !r.dir.readOnly { // a run that is looked at need not have them any more
-		judges, err := annotatorFiles("annotator", r.cfg.Annotator)
+		sums := map[string]string{}
+		judges, err := annotatorFiles("annotator", r.cfg.Annotator, sums)
 		if err != nil {
 			return err
 		}
-		if r.judges, err = annotatorFiles("eval.annotator", r.cfg.Eval.Annotator); err != nil {
+		if r.judges, err = annotatorFiles("eval.annotator", r.cfg.Eval.Annotator, sums); err != nil {
 			return err
 		}
 		maps.Copy(now, judges)

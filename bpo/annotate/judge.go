@@ -25,7 +25,7 @@ func init() {
 		Params: []Param{
 			{Name: "endpoint", Default: "", Doc: "base URL, up to and with /v1 (required)"},
 			{Name: "model", Default: "", Doc: "the judge's name there (required)"},
-			{Name: "template", Default: "helpfulness", Doc: "tldr, helpfulness, harmlessness, or a file with {{.Prompt}}, {{.A}} and {{.B}} that asks for a line \"Preferred: A\", \"B\" or \"tie\""},
+			{Name: "template", Default: "helpfulness", Doc: "tldr, helpfulness, harmlessness, or a file with {{.Prompt}}, {{.A}} and {{.B}} that asks for a line \"Preferred: A\", \"B\" or \"tie\"", File: IsTemplateFile},
 			{Name: "api_key_env", Default: "OPENAI_API_KEY", Doc: "environment variable that holds the key"},
 			{Name: "max_tokens", Default: 256.0, Doc: "of an answer"},
 			{Name: "sampling_temperature", Default: 0.0, Doc: "of the judge; above 0 its answers depend on the seed"},
@@ -104,10 +104,10 @@ func (j *judge) Usage() map[string]float64 { return j.client.usage() }
 // Question is what a judge is asked about two completions of a prompt.
 type Question func(prompt, a, b string) (string, error)
 
-// IsTemplate tells whether a template of this name comes with the package.
-func IsTemplate(name string) bool {
+// IsTemplateFile tells a file from the templates that come with the package.
+func IsTemplateFile(name string) bool {
 	_, err := templates.Open("templates/" + name + ".tmpl")
-	return err == nil
+	return err != nil
 }
 
 // JudgeTemplate gives the question of a template: tldr, helpfulness, harmlessness, or a file. Its errors begin with

@@ -15,6 +15,9 @@ type Param struct {
 	Name    string
 	Default any
 	Doc     string
+	// File says of a value whether it names a file or directory that the annotator reads, and whose content so belongs to
+	// what it is; nil: no value does.
+	File func(value string) bool
 }
 
 // Kind is a registered sort of annotator.

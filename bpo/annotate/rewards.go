@@ -25,10 +25,10 @@ func init() {
 		Name: "length",
 		Doc:  "1 for a length inside [min, max], falling linearly outside to 0 at a distance of decay.",
 		Params: []Param{
-			{"min", 0.0, "shortest length with full score"},
-			{"max", 0.0, "longest length with full score (required)"},
-			{"decay", 10.0, "distance from the window at which the score reaches 0"},
-			{"unit", "words", "words (split at white space) or chars (Unicode code points)"},
+			{Name: "min", Default: 0.0, Doc: "shortest length with full score"},
+			{Name: "max", Default: 0.0, Doc: "longest length with full score (required)"},
+			{Name: "decay", Default: 10.0, Doc: "distance from the window at which the score reaches 0"},
+			{Name: "unit", Default: "words", Doc: "words (split at white space) or chars (Unicode code points)"},
 		},
 		Build: buildLength,
 	})

@@ -11,10 +11,9 @@ import (
 	"syscall"
 )
 
-// Env chooses the C allocator: a path to a library, or "system" for none.
-const Env = "GOBPO_MALLOC"
-
 const (
+	// choice is the user's C allocator: a path to a library, or "system" for none.
+	choice  = "GOBPO_MALLOC"
 	preload = "LD_PRELOAD"
 	// given keeps the caller's LD_PRELOAD while the program starts again.
 	given = "GOBPO_LD_PRELOAD"
@@ -32,8 +31,9 @@ func Start() {
 	before, again := os.LookupEnv(given)
 	if again {
 		os.Unsetenv(given)
-		if os.Setenv(preload, before); before == "" {
-			os.Unsetenv(preload)
+		os.Unsetenv(preload)
+		if before != "" {
+			os.Setenv(preload, before)
 		}
 		if os.Getenv(conf) == keep {
 			os.Unsetenv(conf)
@@ -44,7 +44,7 @@ func Start() {
 	if err != nil {
 		return
 	}
-	if lib := Allocator(); lib != "" {
+	if lib := allocator(); lib != "" {
 		env := slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, preload+"=") })
 		env = append(env, given+"="+os.Getenv(preload), preload+"="+strings.Trim(lib+":"+os.Getenv(preload), ":"))
 		if _, set := os.LookupEnv(conf); !set && strings.Contains(lib, "jemalloc") {
@@ -56,9 +56,9 @@ func Start() {
 	hugePages(self)
 }
 
-// Allocator is the library that Start puts in malloc's place: $GOBPO_MALLOC, else what is installed; "" for glibc's own.
-func Allocator() string {
-	if lib := os.Getenv(Env); lib == "system" {
+// allocator is the library that Start puts in malloc's place: $GOBPO_MALLOC, else what is installed; "" for glibc's own.
+func allocator() string {
+	if lib := os.Getenv(choice); lib == "system" {
 		return ""
 	} else if lib != "" {
 		return lib
@@ -73,17 +73,13 @@ func Allocator() string {
 	}
 	for _, name := range []string{"libjemalloc.so.2", "libtcmalloc_minimal.so.4", "libtcmalloc.so.4"} {
 		for _, dir := range dirs {
-			if path := filepath.Join(dir, name); fileExists(path) {
+			path := filepath.Join(dir, name)
+			if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
 				return path
 			}
 		}
 	}
 	return ""
-}
-
-func fileExists(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && info.Mode().IsRegular()
 }
 
 // Loaded is the path of the allocator in glibc's place in this process, or "".
@@ -100,9 +96,9 @@ func Loaded() string {
 // hugePages is glibc's switch for them.
 func hugePages(self string) {
 	const name, tunable = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
-	choice, err := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled")
+	enabled, err := os.ReadFile("/sys/kernel/mm/transparent_hugepage/enabled")
 	set := os.Getenv(name)
-	if err != nil || !strings.Contains(string(choice), "[madvise]") || strings.Contains(set, tunable) {
+	if err != nil || !strings.Contains(string(enabled), "[madvise]") || strings.Contains(set, tunable) {
 		return
 	}
 	if os.Setenv(name, strings.TrimPrefix(set+":"+tunable+"=1", ":")) == nil {

@@ -30,7 +30,7 @@ func start(t *testing.T, env ...string) string {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool {
-		return strings.HasPrefix(v, preload+"=") || strings.HasPrefix(v, conf+"=") || strings.HasPrefix(v, Env+"=")
+		return strings.HasPrefix(v, preload+"=") || strings.HasPrefix(v, conf+"=") || strings.HasPrefix(v, choice+"=")
 	}), append(env, helper+"=1")...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
@@ -46,9 +46,9 @@ func start(t *testing.T, env ...string) string {
 
 // The allocator is loaded, by the same process, and what that took is gone from the environment of programs it starts.
 func TestStartLoadsTheAllocator(t *testing.T) {
-	t.Setenv(Env, "")
+	t.Setenv(choice, "")
 	t.Setenv(preload, "")
-	lib := Allocator()
+	lib := allocator()
 	if lib == "" {
 		t.Skip("neither jemalloc nor tcmalloc is installed here")
 	}
@@ -69,7 +69,7 @@ func TestStartLoadsTheAllocator(t *testing.T) {
 }
 
 func TestStartWithTheSystemsAllocator(t *testing.T) {
-	if got := start(t, Env+"=system"); got != `preload "" conf "" loaded "."` {
+	if got := start(t, choice+"=system"); got != `preload "" conf "" loaded "."` {
 		t.Error(got)
 	}
 }
@@ -77,13 +77,13 @@ func TestStartWithTheSystemsAllocator(t *testing.T) {
 // Nothing is loaded from where a relative name would point.
 func TestAllocatorIsNotOfTheWorkingDirectory(t *testing.T) {
 	t.Chdir(t.TempDir())
-	t.Setenv(Env, "")
+	t.Setenv(choice, "")
 	t.Setenv(preload, "")
 	t.Setenv("CONDA_PREFIX", "")
 	if err := errors.Join(os.Mkdir("lib", 0o777), os.WriteFile("lib/libjemalloc.so.2", nil, 0o666)); err != nil {
 		t.Fatal(err)
 	}
-	if lib := Allocator(); lib != "" && !filepath.IsAbs(lib) {
+	if lib := allocator(); lib != "" && !filepath.IsAbs(lib) {
 		t.Error(lib)
 	}
 }

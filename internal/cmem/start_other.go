@@ -5,8 +5,5 @@ package cmem
 // Start does nothing here.
 func Start() {}
 
-// Allocator and Loaded are "" here: the system's own.
-func Allocator() string { return "" }
-
-// Loaded is as Allocator.
+// Loaded is "" here: the system's own.
 func Loaded() string { return "" }
