@@ -24,6 +24,11 @@ static void trim(void) {
 	else if (mallctl) mallctl("arena.4096.purge", NULL, NULL, NULL, 0); // 4096: MALLCTL_ARENAS_ALL
 	else trim_libc();
 }
+
+static void keep_large(void) {
+	size_t never = (size_t)1 << 60;
+	if (mallctl) mallctl("arena.0.oversize_threshold", NULL, NULL, &never, sizeof never);
+}
 */
 import "C"
 
@@ -33,3 +38,7 @@ import "C"
 
 // Trim gives the C heap's free pages back to the system. Compiling a gradient graph leaves about a gigabyte of them.
 func Trim() { C.trim() }
+
+// keepLarge lets jemalloc keep freed buffers above 8 MB for as long as others. Its first arena gives those back at once,
+// whatever MALLOC_CONF says of oversize_threshold, and most of XLA's temporaries are such.
+func keepLarge() { C.keep_large() }

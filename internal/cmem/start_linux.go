@@ -19,7 +19,7 @@ const (
 	given = "GOBPO_LD_PRELOAD"
 	// One arena, for what one thread frees another needs next; pages go back after two seconds. Kept for good, as is fastest
 	// for one shape, the buffers of a reward model's many shapes filled 24 GB.
-	conf, keep = "MALLOC_CONF", "narenas:1,dirty_decay_ms:2000,muzzy_decay_ms:0"
+	conf, keep = "MALLOC_CONF", "narenas:1,oversize_threshold:0,dirty_decay_ms:2000,muzzy_decay_ms:0"
 )
 
 // Start tunes the C heap by starting the program again (same process, same arguments) with an environment that is read
@@ -37,6 +37,7 @@ func Start() {
 		}
 		if os.Getenv(conf) == keep {
 			os.Unsetenv(conf)
+			keepLarge()
 		}
 		return
 	}

@@ -9,8 +9,11 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+
+	"gobpo/internal/cmem/cmemtest"
 )
 
 const helper = "GOBPO_TEST_CMEM"
@@ -23,15 +26,19 @@ func TestMain(m *testing.M) {
 	Start()
 	Trim()
 	fmt.Printf("pid %d preload %q conf %q loaded %q\n", os.Getpid(), os.Getenv(preload), os.Getenv(conf), filepath.Base(Loaded()))
+	if os.Getenv(helper) == "large" {
+		fmt.Println("faults", cmemtest.Large(32<<20, 20))
+	}
 	os.Exit(0)
 }
 
 func start(t *testing.T, env ...string) string {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
-	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool {
+	cmd.Env = append([]string{helper + "=1"}, slices.DeleteFunc(os.Environ(), func(v string) bool {
 		return strings.HasPrefix(v, preload+"=") || strings.HasPrefix(v, conf+"=") || strings.HasPrefix(v, choice+"=")
-	}), append(env, helper+"=1")...)
+	})...)
+	cmd.Env = append(cmd.Env, env...)
 	cmd.Stderr = os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
@@ -65,6 +72,21 @@ func TestStartLoadsTheAllocator(t *testing.T) {
 	}
 	if got, want := start(t, "LD_PRELOAD="+lib, "MALLOC_CONF=dirty_decay_ms:5"), fmt.Sprintf("preload %q conf %q%s", lib, "dirty_decay_ms:5", loaded); got != want {
 		t.Errorf("the caller's choice: %s, want %s", got, want)
+	}
+}
+
+// Buffers as large as XLA's temporaries are reused, not given back to the system when they are freed: 20 times 8192 pages
+// of 4 KB are written, and one time as many are asked of the system.
+func TestLargeBuffersAreKept(t *testing.T) {
+	t.Setenv(choice, "")
+	t.Setenv(preload, "")
+	if !strings.Contains(allocator(), "jemalloc") {
+		t.Skip("jemalloc is not installed here")
+	}
+	const pages = 32 << 20 / 4096
+	_, faults, _ := strings.Cut(start(t, helper+"=large"), "faults ")
+	if n, err := strconv.Atoi(faults); err != nil || n > 2*pages {
+		t.Errorf("%s page faults of a buffer of %d pages", faults, pages)
 	}
 }
 
