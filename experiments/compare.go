@@ -16,12 +16,12 @@ import (
 type Comparison struct {
 	Arm        string         `json:"arm"`
 	Difference float64        `json:"difference"` // of win rates
-	Prompts    stats.Interval `json:"prompts"`    // 95 % bootstrap over prompts, stratified by seed: for these trained policies
+	Prompts    stats.Interval `json:"prompts"`    // 95 % bootstrap over prompts: for these trained policies
 	// Seeds is the 95 % interval of the seeds' differences (Student's t): for the method. NaN for fewer than two seeds.
 	Seeds  stats.Interval `json:"seeds"`
-	Better int            `json:"better"` // prompts on which this arm does better than the other, over all seeds
+	Better int            `json:"better"` // prompts on which this arm does better than the other, by their means over seeds
 	Worse  int            `json:"worse"`
-	P      float64        `json:"p"`    // exact sign (McNemar) test over these
+	P      float64        `json:"p"`    // exact sign test over these; of one seed McNemar's
 	Holm   float64        `json:"holm"` // adjusted for the number of comparisons
 	// Needed is how many prompts a seed would tell the observed difference from zero, for these trained policies (80 % power
 	// at 0.05), where Prompts holds zero; else 0.
@@ -57,6 +57,9 @@ func (t Table) compare(study string, base int) (against string, out []Comparison
 		if !slices.Equal(row.RunSeeds, t.Rows[base].RunSeeds) {
 			return "", nil, fmt.Errorf("%s has the seeds %v, %s %v; finish the sweep first", t.name(row), row.RunSeeds, t.name(t.Rows[base]), t.Rows[base].RunSeeds)
 		}
+		if err := t.samePrompts(study, row, t.Rows[base]); err != nil {
+			return "", nil, err
+		}
 		x, err := t.outcomes(study, row)
 		if err != nil {
 			return "", nil, err
@@ -65,18 +68,21 @@ func (t Table) compare(study string, base int) (against string, out []Comparison
 		if c.Difference, c.Prompts, err = (stats.Bootstrap{}).Difference(x, y); err != nil {
 			return "", nil, fmt.Errorf("%s against %s: %w; finish the sweep first", c.Arm, t.name(t.Rows[base]), err)
 		}
-		var bySeed, all, allBase []float64
+		var bySeed []float64
 		for g := range x {
 			mean, _ := stats.Bootstrap{Resamples: 1}.Mean(x[g : g+1])
 			baseMean, _ := stats.Bootstrap{Resamples: 1}.Mean(y[g : g+1])
 			bySeed = append(bySeed, mean-baseMean)
-			all, allBase = append(all, x[g]...), append(allBase, y[g]...)
 		}
-		if i := c.Prompts; c.Difference != 0 && i.Low <= 0 && i.High >= 0 && len(x) > 0 {
-			c.Needed = stats.SampleSizePaired(len(all), c.Difference, i) / len(x)
+		byPrompt, baseByPrompt := stats.ByPrompt(x), stats.ByPrompt(y)
+		if byPrompt == nil {
+			return "", nil, fmt.Errorf("%s: its runs were measured on unequal numbers of prompts", c.Arm)
+		}
+		if i := c.Prompts; c.Difference != 0 && i.Low <= 0 && i.High >= 0 {
+			c.Needed = stats.SampleSizePaired(len(byPrompt), c.Difference, i)
 		}
 		c.Seeds = stats.OverSeeds(bySeed, 0.95).Interval
-		c.Better, c.Worse, c.P = stats.SignTest(all, allBase)
+		c.Better, c.Worse, c.P = stats.SignTest(byPrompt, baseByPrompt)
 		out, ps = append(out, c), append(ps, c.P)
 	}
 	for i, p := range stats.Holm(ps) {
@@ -101,6 +107,26 @@ func (t Table) outcomes(study string, r Row) (out [][]float64, err error) {
 		return nil, fmt.Errorf("%s: no run is done; finish the sweep first", t.name(r))
 	}
 	return out, nil
+}
+
+// samePrompts holds by the hashes that the runs noted of the prompts they were measured on.
+func (t Table) samePrompts(study string, x, y Row) error {
+	seen := ""
+	for _, run := range slices.Concat(x.Runs, y.Runs) {
+		m, err := ReadManifest(filepath.Join(study, run))
+		if err != nil {
+			return err
+		}
+		on := m.Data["prompts/test"]
+		if on == "" { // as trial.final does
+			on = m.Data["prompts/eval"]
+		}
+		if seen != "" && on != "" && seen != on {
+			return fmt.Errorf("%s and %s were measured on different prompts (%s and %s) and cannot be paired", t.name(x), t.name(y), seen, on)
+		}
+		seen = on
+	}
+	return nil
 }
 
 // name is an arm's settings: "reference=sft refresh=1".
@@ -157,8 +183,8 @@ func comparisonGrid(against string, all []Comparison) [][]string {
 	return lines
 }
 
-const comparisonLegend = "differences of win rates, paired by seed and prompt; over prompts: bootstrap stratified by seed, for these trained policies; " +
-	"over seeds: Student's t of the seeds' differences, for the method; p: exact sign (McNemar) test over prompts, Holm: for all lines"
+const comparisonLegend = "differences of win rates, paired by seed and prompt; over prompts: bootstrap, for these trained policies; " +
+	"over seeds: Student's t of the seeds' differences, for the method; better : worse: prompts, by their means over seeds; p: exact sign test over these, Holm: for all lines"
 
 // PrintComparisons writes them aligned for a terminal.
 func PrintComparisons(w io.Writer, against string, all []Comparison) error {

@@ -46,8 +46,8 @@ func TestCompareArms(t *testing.T) {
 	}
 	c := all[0]
 	// By seed (1 + 0 + 0 + ½)/4 and (1 + 0 − 1 + 1)/4: their mean 0.3125, standard deviation 0.0883883, so the half width is
-	// 12.7062·0.0883883/√2 = 0.794138. Four better, one worse: p = 2·6/2⁵.
-	if c.Arm != "reference=behavior refresh=2" || c.Difference != 0.3125 || c.Better != 4 || c.Worse != 1 || math.Abs(c.P-0.375) > 1e-12 || c.Holm != c.P {
+	// 12.7062·0.0883883/√2 = 0.794138. The prompts' means over seeds are 0, ½, 1, ¼ and 1, ½, ½, 1: two better, one worse.
+	if c.Arm != "reference=behavior refresh=2" || c.Difference != 0.3125 || c.Better != 2 || c.Worse != 1 || c.P != 1 || c.Holm != c.P {
 		t.Errorf("%+v", c)
 	}
 	if math.Abs(c.Seeds.Low-(0.3125-0.794138)) > 1e-4 || math.Abs(c.Seeds.High-(0.3125+0.794138)) > 1e-4 {
@@ -109,5 +109,18 @@ func TestCompareArmsOfOtherSeeds(t *testing.T) {
 	}
 	if _, _, err := CompareArms(study, ""); err != nil {
 		t.Errorf("the same seeds: %v", err)
+	}
+}
+
+// Outcomes are paired by the prompts' order, so that the prompts must be the same.
+func TestCompareArmsOnOtherPrompts(t *testing.T) {
+	study := studyOf(t, map[string][][]float64{"sft": {{0, 1}}, "behavior": {{1, 1}}})
+	for run, prompts := range map[string]string{"sft0": "aa (2)", "behavior0": "bb (2)"} {
+		if err := writeJSON(filepath.Join(study, run, "manifest.json"), Manifest{Data: map[string]string{"prompts/test": prompts}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := CompareArms(study, ""); err == nil || !strings.Contains(err.Error(), "measured on different prompts") {
+		t.Errorf("error %v", err)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,7 +18,7 @@ func sortedNames[V any](m map[string]V) []string { return slices.Sorted(maps.Key
 type layout struct {
 	xKey, panelKey string
 	xs             []string // values of xKey in order
-	panels         []string // values of panelKey in order; one "" where it is not swept
+	panels         []string // values of panelKey (β, or the loss) in order; one "" where neither is swept
 	arms           []string // names of series
 	keys           []string
 }
@@ -31,6 +32,9 @@ func layoutOf(t Table) layout {
 		case "loss.beta":
 			l.panelKey = k
 		}
+	}
+	if l.panelKey == "" {
+		l.panelKey = lossPanels(t, l.xKey)
 	}
 	for _, k := range t.Keys {
 		if k != l.xKey && k != l.panelKey {
@@ -56,6 +60,23 @@ func layoutOf(t Table) layout {
 		return cmp.Compare(x, y)
 	})
 	return l
+}
+
+// lossPanels is the key of the loss where a few losses are swept along with something to compare within each, else "".
+func lossPanels(t Table, xKey string) string {
+	for _, k := range t.Keys {
+		if k != "loss" && k != "loss.name" {
+			continue
+		}
+		values := map[string]bool{}
+		for _, r := range t.Rows {
+			values[pointText(r, k)] = true
+		}
+		if len(values) <= mostLevels && slices.ContainsFunc(t.Keys, func(other string) bool { return other != k && other != xKey }) {
+			return k
+		}
+	}
+	return ""
 }
 
 func (l layout) x(r Row) string     { return pointText(r, l.xKey) }
@@ -92,10 +113,13 @@ func pointText(r Row, key string) string {
 }
 
 func (l layout) panelTitle(value string) string {
-	if l.panelKey == "" {
+	switch l.panelKey {
+	case "":
 		return ""
+	case "loss.beta":
+		return "β = " + value
 	}
-	return "β = " + value
+	return l.panelKey + " = " + value
 }
 
 func (l layout) xLabel() string {
@@ -110,8 +134,8 @@ func (l layout) xName(r Row) string {
 	return strings.NewReplacer("refresh_every", "K", "refresh", "F").Replace(l.xKey) + "=" + l.x(r)
 }
 
-// mostLines can be told apart in one plot.
-const mostLines = 10
+// mostLines can be told apart in one plot, and mostLevels horizontal ones.
+const mostLines, mostLevels = 10, 4
 
 // figures are the plots that a study's table and runs allow.
 func figures(t Table, study string) ([]figure, error) {
@@ -143,7 +167,7 @@ func onPolicy(t Table, study string) map[string]bool {
 // winRateOverF draws each arm over F, and with few arms a dashed line at the height of its on-policy row.
 func winRateOverF(t Table, l layout, onPolicy map[string]bool) figure {
 	f := figure{name: "win-rate-over-f", title: "Win rate over F",
-		caption: "Win rate against the reference texts (a tie counts one half) on the test prompts. Bars are 95 % bootstrap intervals over prompts, stratified by seed; the marks of one F stand side by side so that they can be told apart."}
+		caption: "Win rate against the reference texts (a tie counts one half) on the test prompts. Bars are 95 % bootstrap intervals over prompts; the marks of one F stand side by side so that they can be told apart."}
 	if l.xKey == "" {
 		f.title, l.xs = "Win rate by arm", []string{""}
 	}
@@ -158,7 +182,7 @@ func winRateOverF(t Table, l layout, onPolicy map[string]bool) figure {
 				}
 				shift := 0.07 * (float64(ai) - float64(len(l.arms)-1)/2)
 				s.points = append(s.points, point{x: float64(max(0, slices.Index(l.xs, l.x(r)))) + shift, y: *c.Mean, half: valueOr(c.Half, 0)})
-				if len(r.Runs) > 0 && onPolicy[r.Runs[0]] && l.xKey != "" && len(l.arms) <= 3 {
+				if len(r.Runs) > 0 && onPolicy[r.Runs[0]] && l.xKey != "" && len(l.arms) <= mostLevels {
 					p.series = append(p.series, series{name: "on-policy (F = T): " + arm, hue: ai, dash: 2,
 						points: []point{{x: -0.4, y: *c.Mean}, {x: float64(len(l.xs)) - 0.6, y: *c.Mean}}})
 				}
@@ -228,7 +252,7 @@ func winRateOverAnnotations(t Table, l layout, study string) (figure, error) {
 			longest = max(longest, len(s.points))
 			p.series = append(p.series, s)
 		}
-		if longest < 2 || len(p.series) > mostLines {
+		if longest < 2 || len(p.series) > mostLines+2 { // a line of one F is a few marks
 			return figure{}, nil
 		}
 		f.panels = append(f.panels, p)
@@ -297,8 +321,8 @@ func trainingCurves(t Table, l layout, study string) ([]figure, error) {
 	for _, value := range l.panels {
 		f := figure{name: "training", title: "Training", caption: "Means over seeds."}
 		if l.panelKey != "" {
-			f.name += "-beta-" + value
-			f.title += ", β = " + value
+			f.name += "-" + fileName(strings.TrimPrefix(l.panelKey, "loss.")+"-"+value)
+			f.title += ", " + l.panelTitle(value)
 		}
 		var rows []Row
 		for _, r := range t.Rows {
@@ -336,6 +360,11 @@ func trainingCurves(t Table, l layout, study string) ([]figure, error) {
 		out = append(out, f)
 	}
 	return out, nil
+}
+
+// fileName keeps what every file system takes.
+func fileName(s string) string {
+	return strings.Trim(regexp.MustCompile(`[^A-Za-z0-9.]+`).ReplaceAllString(s, "-"), "-")
 }
 
 // meanCurves averages the metrics of runs step by step.

@@ -19,8 +19,8 @@ import (
 )
 
 // Cell is one number of the table: its mean over seeds and, from two seeds on, their standard deviation. A win rate
-// also has the half width of its 95 % percentile bootstrap interval over prompts, stratified by seed (as in the paper's
-// figures): it covers the choice of prompts, the standard deviation what training seeds do. Missing numbers are nil.
+// also has the half width of its 95 % percentile bootstrap interval over prompts, each with all its seeds: it covers
+// the choice of prompts, the standard deviation what training seeds do. Missing numbers are nil.
 type Cell struct {
 	Mean *float64 `json:"mean"`
 	Half *float64 `json:"half_width,omitempty"`
@@ -45,7 +45,8 @@ type Table struct {
 	Study   string          `json:"study"`
 	Keys    []string        `json:"keys"` // swept, other than the seed
 	Rows    []Row           `json:"rows"`
-	Initial map[string]Cell `json:"initial"` // the start policy, over its seeds
+	Initial map[string]Cell `json:"initial"`          // the start policy, or the mean of several
+	Starts  int             `json:"starts,omitempty"` // how many differ
 }
 
 // columns of the printed table; the JSON holds every metric.
@@ -61,7 +62,7 @@ var columns = []struct {
 func MakeTable(out string, trials []Trial) (Table, error) {
 	t := Table{Initial: map[string]Cell{}}
 	byArm := map[string]int{}
-	finals, initials := [][]Result{}, map[string]Result{}
+	finals, starts, started := [][]Result{}, []Result{}, map[string]bool{}
 	for _, trial := range trials {
 		t.Study = trial.Config.Study
 		arm := Trial{Point: withoutSeed(trial.Point)}
@@ -92,7 +93,9 @@ func MakeTable(out string, trials []Trial) (Table, error) {
 			row.Seeds++
 			row.Runs, row.RunSeeds = append(row.Runs, trial.Hash), append(row.RunSeeds, trial.Config.Seed)
 			finals[i] = append(finals[i], r)
-			initials[r.InitialDir] = Result{Final: r.Initial}
+			if !started[r.InitialDir] {
+				started[r.InitialDir], starts = true, append(starts, Result{Final: r.Initial})
+			}
 		case Failed:
 			row.Failed++
 		default:
@@ -102,11 +105,7 @@ func MakeTable(out string, trials []Trial) (Table, error) {
 	for i := range t.Rows {
 		t.Rows[i].Cells = cells(finals[i])
 	}
-	var starts []Result
-	for _, r := range initials {
-		starts = append(starts, r)
-	}
-	t.Initial = cells(starts)
+	t.Initial, t.Starts = cells(starts), len(starts)
 	for _, r := range t.Rows {
 		for _, s := range r.Settings {
 			if !slices.Contains(t.Keys, s.Key) {
@@ -146,7 +145,7 @@ func cells(results []Result) map[string]Cell {
 			outcomes = append(outcomes, r.Outcomes)
 		}
 		_, interval := stats.Bootstrap{}.Mean(outcomes)
-		if len(outcomes[0]) == 0 { // a start policy keeps only its summary
+		if len(outcomes[0]) == 0 && len(results) == 1 { // a start policy keeps only its summary
 			interval = stats.Interval{Low: results[0].Final["eval/win_rate_low"], High: results[0].Final["eval/win_rate_high"]}
 		}
 		cell.Half = finite((interval.High - interval.Low) / 2)
@@ -209,7 +208,11 @@ func (t Table) grid() [][]string {
 		return out
 	}
 	lines := [][]string{header}
-	start := append(make([]string, len(t.Keys)), "start policy", "")
+	name := "start policy"
+	if t.Starts > 1 {
+		name = fmt.Sprintf("start policies, mean of %d", t.Starts)
+	}
+	start := append(make([]string, len(t.Keys)), name, "")
 	start = append(start, numbers(t.Initial)...)
 	if len(t.Initial) > 0 {
 		lines = append(lines, start)
@@ -245,7 +248,7 @@ func (t Table) Print(w io.Writer) error {
 // Legend says what the numbers are.
 func (t Table) Legend() string {
 	return "means over seeds; win rate against the reference texts, a tie counting one half, ± half width of the 95 % bootstrap " +
-		"interval over prompts, stratified by seed; seed sd: standard deviation of the win rate over seeds; LC win rate: as a " +
+		"interval over prompts; seed sd: standard deviation of the win rate over seeds; LC win rate: as a " +
 		"logistic regression predicts it for outputs as long as the references; KL to the start policy in nats a completion"
 }
 

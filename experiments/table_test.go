@@ -10,8 +10,8 @@ import (
 )
 
 // TestTableOverSeeds checks the numbers of an arm by hand: seeds 0, 1, 2 win 4, 5, 6 of 10 prompts, so the mean is 0.5 and
-// the standard deviation over seeds 0.1. The stratified bootstrap draws within seeds: the mean of 30 has the deviation
-// √((0.24+0.25+0.24)/3/30) = 0.090, a half width of about 1.96·0.090 = 0.177.
+// the standard deviation over seeds 0.1. The bootstrap draws prompts: their means are four times 1, ⅔, ⅓ and four times 0,
+// whose mean has the deviation √(0.2056/10) = 0.143, a half width of about 1.96·0.143 = 0.281.
 func TestTableOverSeeds(t *testing.T) {
 	trials, out := trialsOf(t, taskYAML+"sweep: {grid: {seed: [0, 1, 2], loss.beta: [0.1]}}"), t.TempDir()
 	run := func(_ context.Context, tr Trial, _ *RunDir, _ UI) (Result, error) {
@@ -38,7 +38,7 @@ func TestTableOverSeeds(t *testing.T) {
 		}
 	}
 	win := table.Rows[0].Cells["eval/win_rate"]
-	if math.Abs(*win.Mean-0.5) > 1e-12 || math.Abs(*win.SD-0.1) > 1e-12 || math.Abs(*win.Half-0.177) > 0.02 {
+	if math.Abs(*win.Mean-0.5) > 1e-12 || math.Abs(*win.SD-0.1) > 1e-12 || math.Abs(*win.Half-0.281) > 0.03 {
 		t.Errorf("win rate %v ± %v, sd %v", *win.Mean, *win.Half, *win.SD)
 	}
 	one, err := MakeTable(out, trials[:1])
@@ -55,7 +55,7 @@ func TestTableOverSeeds(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"results.md":   "| loss.beta | method | seeds | win rate | seed sd | LC win rate | score | KL | words | distinct-2 | unique |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
-		"results.tex":  "0.1 & BPO (DPO), F=2 & 3 & 0.500 $\\pm$ 0.167 & 0.100 & -- &",
+		"results.tex":  "0.1 & BPO (DPO), F=2 & 3 & 0.500 $\\pm$ 0.267 & 0.100 & -- &",
 		"results.csv":  "loss.beta,method,seeds,failed,missing,eval/win_rate,eval/win_rate_half_width,",
 		"results.json": `"rows": [`,
 	} {
@@ -65,7 +65,33 @@ func TestTableOverSeeds(t *testing.T) {
 		}
 	}
 	var text strings.Builder
-	if err := table.Print(&text); err != nil || !strings.Contains(text.String(), "0.500 ± 0.1") {
+	if err := table.Print(&text); err != nil || !strings.Contains(text.String(), "0.500 ± 0.2") {
 		t.Errorf("%v\n%s", err, &text)
+	}
+}
+
+// Arms that start from different policies have no one start policy: the row says of how many it is the mean, and has no interval.
+func TestTableOfSeveralStartPolicies(t *testing.T) {
+	trials, out := trialsOf(t, taskYAML+"sweep: {grid: {seed: [0], loss.beta: [0.1, 0.2, 0.4]}}"), t.TempDir()
+	run := func(_ context.Context, tr Trial, _ *RunDir, _ UI) (Result, error) {
+		win, dir := 0.3, "initial-a"
+		if tr.Config.Loss.Beta == 0.4 {
+			win, dir = 0.5, "initial-b"
+		}
+		initial := map[string]float64{"eval/win_rate": win, "eval/win_rate_low": win - 0.1, "eval/win_rate_high": win + 0.1}
+		return Result{Final: map[string]float64{"eval/win_rate": 0.6}, Outcomes: []float64{1, 0}, Initial: initial, InitialDir: dir}, nil
+	}
+	if failed, err := Sweep(t.Context(), trials, SweepOptions{Out: out, Run: run, UI: &silent{}}); failed != 0 || err != nil {
+		t.Fatal(failed, err)
+	}
+	for n, want := range map[int]string{2: "start policy 0.300 ± 0.100 –", 3: "start policies, mean of 2 0.400 0.141"} {
+		table, err := MakeTable(out, trials[:n])
+		if err != nil {
+			t.Fatal(err)
+		}
+		var text strings.Builder
+		if err := table.Print(&text); err != nil || !strings.Contains(strings.Join(strings.Fields(text.String()), " "), want) {
+			t.Errorf("%v: no %q in\n%s", err, want, &text)
+		}
 	}
 }

@@ -35,7 +35,7 @@ func mlflowCommand(t *testing.T) []string {
 	if path, err := exec.LookPath("mlflow"); err == nil {
 		return []string{path}
 	}
-	t.Skipf("%s cannot import mlflow, and none is in PATH (pip install mlflow, or set GOBPO_PYTHON)", python)
+	t.Skipf("%s cannot import mlflow, and none is in PATH (PATH=$(tools/peer/mlflow):$PATH)", python)
 	return nil
 }
 

@@ -16,10 +16,11 @@ type Bootstrap struct {
 	Seed      uint64  // the same seed gives the same interval
 }
 
-// Mean is the mean over all values and its percentile bootstrap interval. groups are strata, such as the outcomes of
-// one training seed each: every resample draws each group's values with replacement from that group, so groups keep
-// their share. The interval covers the choice of prompts, not that of training seeds; for those see [OverSeeds].
-// It is NaN for no values at all.
+// Mean is the mean over all values and its percentile bootstrap interval. groups[g][i] is the outcome of prompt i under
+// training seed g. Every resample draws prompts with replacement and takes each in all groups: a prompt that is hard is so
+// for all seeds, which makes the interval wider than as many prompts of their own would. Groups of unequal lengths
+// have no prompts in common and are strata, each drawn from by itself. The interval covers the choice of prompts, not that
+// of training seeds; for those see [OverSeeds]. It is NaN for no values at all.
 func (b Bootstrap) Mean(groups [][]float64) (float64, Interval) {
 	if b.Resamples == 0 {
 		b.Resamples = 1000
@@ -31,11 +32,18 @@ func (b Bootstrap) Mean(groups [][]float64) (float64, Interval) {
 	if len(all) == 0 {
 		return math.NaN(), Interval{math.NaN(), math.NaN()}
 	}
+	strata := groups
+	if sums := ByPrompt(groups); sums != nil {
+		for i := range sums {
+			sums[i] *= float64(len(groups))
+		}
+		strata = [][]float64{sums}
+	}
 	rng := rand.New(rand.NewPCG(b.Seed, 0x626f6f74))
 	means := make([]float64, b.Resamples)
 	for r := range means {
 		sum := 0.0
-		for _, group := range groups {
+		for _, group := range strata {
 			for range group {
 				sum += group[rng.IntN(len(group))]
 			}
@@ -48,6 +56,23 @@ func (b Bootstrap) Mean(groups [][]float64) (float64, Interval) {
 		stat.Quantile(tail, stat.LinInterp, means, nil),
 		stat.Quantile(1-tail, stat.LinInterp, means, nil),
 	}
+}
+
+// ByPrompt are the means over seeds of groups[seed][prompt], or nil where seeds have unequal numbers of prompts.
+func ByPrompt(groups [][]float64) []float64 {
+	if len(groups) == 0 {
+		return nil
+	}
+	out := make([]float64, len(groups[0]))
+	for _, group := range groups {
+		if len(group) != len(out) {
+			return nil
+		}
+		for i, v := range group {
+			out[i] += v / float64(len(groups))
+		}
+	}
+	return out
 }
 
 // Difference is the mean of x−y and its interval, where x[g][i] and y[g][i] are two arms' values for the same prompt

@@ -89,6 +89,22 @@ func TestStrataNarrowTheInterval(t *testing.T) {
 	}
 }
 
+// A prompt is as hard under every seed: five seeds of the same outcomes are no more prompts than one.
+func TestPromptsAreDrawnTogetherWithAllTheirSeeds(t *testing.T) {
+	one := draws(4, 100, func(r *rand.Rand) float64 { return float64(r.IntN(2)) })
+	_, alone := stats.Bootstrap{Seed: 1}.Mean(one)
+	_, five := stats.Bootstrap{Seed: 1}.Mean([][]float64{one[0], one[0], one[0], one[0], one[0]})
+	if !near(alone.Low, five.Low, 1e-12) || !near(alone.High, five.High, 1e-12) {
+		t.Errorf("one seed %+v, five that say the same %+v", alone, five)
+	}
+	if got := stats.ByPrompt([][]float64{{1, 0}, {0, 0.5}}); !slices.Equal(got, []float64{0.5, 0.25}) {
+		t.Errorf("by prompt %v", got)
+	}
+	if got := stats.ByPrompt([][]float64{{1, 0}, {0}}); got != nil {
+		t.Errorf("of unequal lengths %v", got)
+	}
+}
+
 func TestBootstrapProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		groups := rapid.SliceOfN(outcomes(), 1, 4).Draw(t, "groups")

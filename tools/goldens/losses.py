@@ -2,7 +2,7 @@
 double precision. Standard library only. With --trl it evaluates TRL's own code on the same pairs and prints how far the
 two are apart (needs torch, and trl installed or unpacked on PYTHONPATH; it is not imported as a package).
 
-    python3 tools/goldens/losses.py
+    python3 tools/goldens/losses.py [--check]      # --check writes nothing and fails if the file is not what would be written
     PYTHONPATH=... $GOBPO_PYTHON tools/goldens/losses.py --trl
 """
 
@@ -146,6 +146,29 @@ def gradient(case, rows, column, step=1e-5):
     return grads
 
 
+def method(file, name):
+    """A method of TRL's without what importing its module would need."""
+    import ast
+    import textwrap
+
+    import torch
+    import torch.nn.functional as F
+
+    source = file.read_text()
+    found = next(n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef) and n.name == name)
+    space = dict(torch=torch, F=F, log1mexp=lambda x: torch.log(-torch.expm1(x)))
+    exec("from __future__ import annotations\n" + textwrap.dedent(ast.get_source_segment(source, found, padded=True)), space)
+    return space[name]
+
+
+def differs(a, b):
+    if isinstance(a, dict):
+        return a.keys() != b.keys() or any(differs(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) != len(b) or any(map(differs, a, b))
+    return abs(a - b) > 1e-7 * max(1, abs(a)) if isinstance(a, float) else a != b
+
+
 def trl(rows):
     """TRL's losses, by the lines of DPOTrainer._compute_loss that compute them."""
     import importlib.util
@@ -184,6 +207,23 @@ def trl(rows):
             theirs, ours = sorted(theirs), sorted(ours)
         gap = max(abs(a - b) / max(1, abs(a)) for a, b in zip(theirs, ours))
         worst[name] = max(worst.get(name, 0), gap)
+    for case in cases():  # what TRL has in trainers of its own
+        if case["name"] not in ("simpo", "orpo") and not (case["name"] == "dpo" and "label_smoothing" in case):
+            continue
+        name, gamma = case["name"], {**LOSSES[case["name"]][2], **case.get("params", {})}.get("gamma")
+        trainer = types.SimpleNamespace(alpha=0.0, beta=case["beta"], label_smoothing=case.get("label_smoothing", 0), simpo_gamma=gamma,
+                                        loss_type="simpo" if name == "simpo" else "sigmoid", accelerator=types.SimpleNamespace(device="cpu"))
+        mean_w, mean_l = columns[0] / columns[4], columns[1] / columns[5]
+        if name == "orpo":  # in single precision, of the mean log-probs; the trainer adds the NLL of the chosen text
+            theirs = -mean_w - method(root / "experimental/orpo/orpo_trainer.py", "odds_ratio_loss")(trainer, mean_w, mean_l)[0]
+        elif name == "simpo":
+            theirs = method(root / "experimental/cpo/cpo_trainer.py", "cpo_loss")(trainer, mean_w, mean_l)[0]
+        else:  # cDPO: CPO's loss, which has kept its label smoothing, of log-ratios
+            theirs = method(root / "experimental/cpo/cpo_trainer.py", "cpo_loss")(trainer, columns[0] - columns[2], columns[1] - columns[3])[0]
+            name = "cdpo"
+        names[name] = {"orpo": "odds_ratio_loss", "simpo": "cpo_loss", "cdpo": "cpo_loss"}[name]
+        gap = max(abs(a - b) / max(1, abs(a)) for a, b in zip(theirs.tolist(), losses(case, rows, rows)))
+        worst[name] = max(worst.get(name, 0), gap)
     version = next((p.name for p in root.parent.glob("trl-*.dist-info")), "trl")
     print(f"{version}: largest relative difference on {len(rows)} pairs")
     for name, gap in worst.items():
@@ -197,8 +237,10 @@ def main():
     table = []
     for case in cases():
         table.append({**case, "losses": losses(case, rows, rows), "grad_chosen": gradient(case, rows, 0), "grad_rejected": gradient(case, rows, 1)})
-    OUT.parent.mkdir(exist_ok=True)
     data = {"pairs": {f: [r[k] for r in rows] for k, f in enumerate(FIELDS)}, "cases": table}
+    if "--check" in sys.argv:
+        sys.exit(f"{OUT} is not what this script writes; run it" if differs(json.loads(json.dumps(data)), json.loads(OUT.read_text())) else 0)
+    OUT.parent.mkdir(exist_ok=True)
     text = json.dumps(data, indent=None, separators=(",", ":")).replace('{"name"', '\n{"name"')
     OUT.write_text(text + "\n")
 
