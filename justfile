@@ -28,7 +28,9 @@ fmt:
 # the paper's experiments at the embedded scale, five seeds: frequency, losses, β, references, ensembles
 paper *args:
     go run ./tools/bpo sweep experiments/paper/*.yaml {{args}}
+    go run ./tools/bpo report runs/paper-*
 
-# related systems at the embedded scale, three seeds: SAPO, ExPO, MPO, LINVIT, selectors, OAIF, mixed data, all losses
+# related systems at the embedded scale, three seeds: SAPO, ExPO, MPO, LINVIT, selectors, OAIF, mixed data; all losses (two seeds)
 related *args:
     go run ./tools/bpo sweep experiments/related/*.yaml {{args}}
+    go run ./tools/bpo report runs/related-*
