@@ -3,12 +3,15 @@ package bpo
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"gobpo/bpo/annotate"
@@ -26,7 +29,8 @@ type Prompt struct {
 // collector runs a data-collection phase: the behavior policy samples, the annotator judges, pairs are formed.
 type collector struct {
 	*run
-	orders map[int][]int // epoch → shuffled prompt order
+	orders map[int][]int      // epoch → shuffled prompt order
+	spent  map[string]float64 // annotate.Usage of this and all earlier phases; nil: not known yet
 }
 
 // tally counts what became of the prompts of a collection.
@@ -34,6 +38,7 @@ type tally struct {
 	Prompts, Identical, Ties, Truncated, Completions int
 	Tokens, SampledStops                             int
 	SampleSeconds, AnnotateSeconds, ReferenceSeconds float64
+	Usage                                            map[string]float64 `json:",omitempty"` // of the annotator
 }
 
 func (t *tally) add(o tally) {
@@ -47,6 +52,18 @@ func (t *tally) add(o tally) {
 	t.SampleSeconds += o.SampleSeconds
 	t.AnnotateSeconds += o.AnnotateSeconds
 	t.ReferenceSeconds += o.ReferenceSeconds
+	t.Usage = plus(t.Usage, o.Usage)
+}
+
+// plus adds b to a, which it changes and makes if need be.
+func plus(a, b map[string]float64) map[string]float64 {
+	if a == nil {
+		a = map[string]float64{}
+	}
+	for name, n := range b {
+		a[name] += n
+	}
+	return a
 }
 
 // shardSteps is how many steps' prompts are collected at a time. A shard is the unit of work that a kill can lose,
@@ -71,7 +88,7 @@ func (c *collector) prompt(g int) Prompt {
 // phase collects the pairs of steps [from, to), by step. Shards already on disk from before a kill are read back.
 func (c *collector) phase(ctx context.Context, phase, from, to int, behavior versioned, ref *reference) (map[int][]*data.Preference, tally, error) {
 	pairs, total := map[int][]*data.Preference{}, tally{}
-	dir := filepath.Join(c.setup.Dir, "pairs", fmt.Sprintf("phase-%04d", phase))
+	dir := c.phaseDir(phase)
 	for at := from; at < to; at += c.cfg.shardSteps() {
 		end := min(at+c.cfg.shardSteps(), to)
 		path := filepath.Join(dir, fmt.Sprintf("steps-%06d-%06d.parquet", at, end-1))
@@ -86,6 +103,36 @@ func (c *collector) phase(ctx context.Context, phase, from, to int, behavior ver
 		c.progress("collect", end, c.cfg.Steps)
 	}
 	return pairs, total, nil
+}
+
+// spend adds what a phase's annotation used. What a resumed run used before is in its shards.
+func (c *collector) spend(phase int, used map[string]float64) error {
+	if c.spent == nil {
+		for p := range phase {
+			var total tally // by phase, as in a run that was not interrupted: the sums are the same to the last bit
+			shards, err := os.ReadDir(c.phaseDir(p))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			for _, e := range shards {
+				if !strings.HasPrefix(e.Name(), "steps-") { // half of one, that a kill left
+					continue
+				}
+				count, err := readTally(filepath.Join(c.phaseDir(p), e.Name()))
+				if err != nil {
+					return err
+				}
+				total.add(count)
+			}
+			c.spent = plus(c.spent, total.Usage)
+		}
+	}
+	c.spent = plus(c.spent, used)
+	return nil
+}
+
+func (c *collector) phaseDir(phase int) string {
+	return filepath.Join(c.setup.Dir, "pairs", fmt.Sprintf("phase-%04d", phase))
 }
 
 // shard is one file of a phase: read if it is there, made and written if not.
@@ -167,11 +214,11 @@ func (c *collector) collect(ctx context.Context, phase, from, to int, behavior v
 			}
 		}
 	}
-	judgments, err := c.setup.Annotator.Annotate(ctx, requests, c.cfg.Seed)
+	judgments, used, err := annotate.Counted(ctx, c.setup.Annotator, requests, c.cfg.Seed)
 	if err != nil {
 		return nil, count, err
 	}
-	count.AnnotateSeconds = time.Since(start).Seconds()
+	count.AnnotateSeconds, count.Usage = time.Since(start).Seconds(), used
 
 	var rows []data.Preference
 	for i, p := range prompts {

@@ -243,6 +243,10 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 			if pairs, err = samples.keep(ctx, pairs, fresh, phase, behavior, ref); err != nil {
 				return none, err
 			}
+			if err := samples.spend(phase, counted.Usage); err != nil {
+				return none, fmt.Errorf("collect phase %d: %w", phase, err)
+			}
+			counted.Usage = samples.spent
 			counted.Truncated += count.Truncated
 			count, collected = counted, true
 		}
@@ -388,7 +392,7 @@ func (r *run) describe(m Metrics, step, phase int, behavior versioned, ref *refe
 	if count.Prompts == 0 || step%r.cfg.K() != 0 { // a run resumed inside a phase has told these already
 		return
 	}
-	maps.Copy(m, annotate.Usage(r.setup.Annotator)) // so far
+	maps.Copy(m, count.Usage) // so far
 	m["collect/prompts"] = float64(count.Prompts)
 	m["collect/identical"] = float64(count.Identical)
 	m["collect/ties"] = float64(count.Ties)

@@ -4,8 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"io"
 	"maps"
 	"math"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -227,6 +231,62 @@ func TestResumeIsBitEqual(t *testing.T) {
 				sameMetrics(t, fmt.Sprintf("stopped at %d", at), all, wantMetrics)
 			}
 		})
+	}
+}
+
+// A judge's counts are those of the run, not of the process that ends it: killed after a step or inside a collection, and
+// resumed by a process with a judge of its own, it tells what the uninterrupted run does.
+func TestResumeCountsWhatTheJudgeUsed(t *testing.T) {
+	asked, most, stop := 0, 0, context.CancelFunc(func() {})
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked++; asked == most {
+			stop()
+		}
+		raw, _ := io.ReadAll(r.Body)
+		h := crc32.ChecksumIEEE(raw)
+		_, _ = fmt.Fprintf(w, `{"choices": [{"message": {"content": %q}}], "usage": {"prompt_tokens": %d, "completion_tokens": %d}}`,
+			[]string{"Preferred: A", "Preferred: B", "neither"}[h%3], len(raw), h%7)
+	}))
+	defer server.Close()
+	setup := func() Setup { // as a new process makes it
+		s := testSetup(t)
+		s.Config.Sample.Batch, s.Config.CheckpointEvery = 1, 1 // a shard a step
+		var err error
+		s.Annotator, err = annotate.New(annotate.Config{Name: "judge", Params: map[string]any{
+			"endpoint": server.URL, "model": "m", "cache": "none", "concurrency": 1, "max_unparsed": 1, "retries": 0, "price_in": 0.15, "price_out": 0.6,
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	_, want := mustRecord(t, setup())
+	total := asked
+	if want[3]["judge/requests"] != float64(total) || want[1]["judge/requests"] >= float64(total) || want[3]["judge/unparsed"] == 0 || want[3]["judge/cost"] == 0 {
+		t.Fatalf("%d requests; told %v and %v", total, want[1], want[3])
+	}
+	for name, kill := range map[string]struct{ step, asked int }{"after step 1": {step: 1}, "after step 2": {step: 2}, "after step 3": {step: 3},
+		"in the first shard": {asked: 2}, "in the second": {asked: total/2 - 1}, "in the last": {asked: total - 1}} {
+		s, all := setup(), map[int]Metrics{}
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		asked, most, stop = 0, kill.asked, cancel
+		s.Log = func(step int, m Metrics) error {
+			if all[step] = maps.Clone(m); step == kill.step {
+				return errKilled
+			}
+			return nil
+		}
+		if _, err := Train(ctx, s); !errors.Is(err, errKilled) && !errors.Is(err, context.Canceled) {
+			t.Fatalf("killed %s: %v", name, err)
+		}
+		dir, log := s.Dir, s.Log
+		s, kill.step, most = setup(), -1, 0
+		s.Dir, s.Log = dir, log
+		if _, err := Train(t.Context(), s); err != nil {
+			t.Fatal(err)
+		}
+		sameMetrics(t, "killed "+name, all, want)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -248,4 +249,23 @@ func Usage(a Annotator) map[string]float64 {
 		return Usage(a.Annotator)
 	}
 	return nil
+}
+
+// Counted is a.Annotate, and what it added to Usage; nil if nothing. Nobody else may use the annotator meanwhile.
+func Counted(ctx context.Context, a Annotator, reqs []Request, seed uint64) ([]Judgment, map[string]float64, error) {
+	before := Usage(a)
+	judgments, err := a.Annotate(ctx, reqs, seed)
+	var used map[string]float64
+	for name, n := range Usage(a) {
+		if n -= before[name]; n != math.Trunc(n) {
+			n = math.Round(n*1e12) / 1e12 // a cost's difference does not depend on what was spent before
+		}
+		if n != 0 {
+			if used == nil {
+				used = map[string]float64{}
+			}
+			used[name] = n
+		}
+	}
+	return judgments, used, err
 }
