@@ -19,8 +19,8 @@ import (
 // win_rate_length_controlled (predicted at equal lengths, as in AlpacaEval 2), win_rate_length_matched with
 // n_length_matched (lengths within 10 %), score and reference_score (where the evaluator
 // scores), length and reference_length (words), longer (share longer than its reference), distinct_1, distinct_2,
-// unique, mode (share of the most frequent output), stopped; and kl/initial with kl/initial_stderr and
-// kl/initial_per_token, in nats.
+// unique, mode (share of the most frequent output), stopped; what a judge was asked for this evaluation (judge/requests,
+// judge/unparsed, … as in annotate.Usage); and kl/initial with kl/initial_stderr and kl/initial_per_token, in nats.
 type Evaluation struct {
 	Metrics  map[string]float64 `json:"metrics"`
 	Outcomes []float64          `json:"outcomes"` // by prompt: 1 win, 0.5 tie, 0 loss
@@ -39,7 +39,7 @@ func Compare(ctx context.Context, a annotate.Annotator, outputs []data.Completio
 		texts[i], refs[i] = o.Text, o.Reference
 		reqs[i] = annotate.Request{Prompt: o.Prompt, Reference: o.Reference, Completions: []string{o.Text, o.Reference}}
 	}
-	judgments, err := a.Annotate(ctx, reqs, seed)
+	judgments, used, err := annotate.Counted(ctx, a, reqs, seed)
 	if err != nil {
 		return e, err
 	}
@@ -74,7 +74,7 @@ func Compare(ctx context.Context, a annotate.Annotator, outputs []data.Completio
 			e.Metrics["eval/"+k] = v
 		}
 	}
-	for k, v := range annotate.Usage(a) {
+	for k, v := range used {
 		e.Metrics["eval/"+k] = v
 	}
 	return e, nil

@@ -4,8 +4,12 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
 	"text/tabwriter"
 
 	"gobpo/bpo/annotate"
@@ -33,6 +37,8 @@ type HeadToHead struct {
 	Ties     float64        `json:"ties"`     // share
 	P        float64        `json:"p"`        // exact sign test
 	Holm     float64        `json:"holm"`     // adjusted for all pairs
+	// Usage is what a judge was asked for this comparison (annotate.Usage).
+	Usage map[string]float64 `json:"usage,omitempty"`
 }
 
 // Judgments are what one evaluator says of outputs: of each against its references, and of every two against each other.
@@ -66,11 +72,12 @@ func (s *Session) Judge(ctx context.Context, all []Outputs, c EvalConfig) (Judgm
 			for k, r := range x.Rows {
 				reqs[k] = annotate.Request{Prompt: r.Prompt, Reference: r.Reference, Completions: []string{r.Text, y.Rows[k].Text}}
 			}
-			wins, err := verdictsOf(ctx, a, reqs)
-			if err != nil {
+			h := HeadToHead{A: x.Name, B: y.Name}
+			var wins []float64
+			var err error
+			if wins, h.Usage, err = verdictsOf(ctx, a, reqs); err != nil {
 				return out, err
 			}
-			h := HeadToHead{A: x.Name, B: y.Name}
 			h.Rate, h.Interval = boot.Mean([][]float64{wins})
 			even := make([]float64, len(wins))
 			for k, w := range wins {
@@ -88,17 +95,17 @@ func (s *Session) Judge(ctx context.Context, all []Outputs, c EvalConfig) (Judgm
 	return out, nil
 }
 
-// verdictsOf judges the first completion of each request against the second.
-func verdictsOf(ctx context.Context, a annotate.Annotator, reqs []annotate.Request) ([]float64, error) {
-	judgments, err := a.Annotate(ctx, reqs, 0)
+// verdictsOf judges the first completion of each request against the second, and counts what that used.
+func verdictsOf(ctx context.Context, a annotate.Annotator, reqs []annotate.Request) ([]float64, map[string]float64, error) {
+	judgments, used, err := annotate.Counted(ctx, a, reqs, 0)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	out := make([]float64, len(judgments))
 	for i, j := range judgments {
 		out[i] = stats.Outcome(j.Compare(0, 1))
 	}
-	return out, nil
+	return out, used, nil
 }
 
 func samePrompts(x, y Outputs) error {
@@ -118,7 +125,9 @@ type Accuracy struct {
 	Evaluator string         `json:"evaluator"`
 	Rate      float64        `json:"rate"` // a tie counts one half
 	Interval  stats.Interval `json:"interval"`
-	outcomes  []float64
+	// Usage is what a judge was asked (annotate.Usage).
+	Usage    map[string]float64 `json:"usage,omitempty"`
+	outcomes []float64
 }
 
 // JudgePairs holds evaluators to labels.
@@ -134,7 +143,7 @@ func (s *Session) JudgePairs(ctx context.Context, pairs []data.Preference, evalu
 			return nil, fmt.Errorf("annotator.%w", err)
 		}
 		acc := Accuracy{Evaluator: a.Name()}
-		if acc.outcomes, err = verdictsOf(ctx, a, reqs); err != nil {
+		if acc.outcomes, acc.Usage, err = verdictsOf(ctx, a, reqs); err != nil {
 			return nil, err
 		}
 		acc.Rate, acc.Interval = stats.Bootstrap{Resamples: resamples}.Mean([][]float64{acc.outcomes})
@@ -198,9 +207,17 @@ func PrintJudgments(w io.Writer, all []Outputs, j Judgments) error {
 		return err
 	}
 	for i, e := range j.Against {
+		used := map[string]float64{}
+		for name, n := range e.Metrics {
+			if name, ok := strings.CutPrefix(name, "eval/judge/"); ok {
+				used["judge/"+name] = n
+			}
+		}
+		printUsage(w, all[i].Name+" and the references", used)
 		printHint(w, all[i].Name+" and the references", e.Needed())
 	}
 	for _, h := range j.HeadToHead {
+		printUsage(w, h.A+" and "+h.B, h.Usage)
 		printHint(w, h.A+" and "+h.B, promptsNeeded(len(all[0].Rows), h.Rate, h.Interval))
 	}
 	return nil
@@ -210,6 +227,17 @@ func PrintJudgments(w io.Writer, all []Outputs, j Judgments) error {
 func printHint(w io.Writer, what string, n int) {
 	if n > 0 {
 		fmt.Fprintf(w, "%s are not told apart; about %d prompts would tell such a difference (80 %% power at 0.05)\n", what, n)
+	}
+}
+
+// printUsage says what a judge was asked, if one was, and how many of its answers had no verdict and made ties.
+func printUsage(w io.Writer, what string, used map[string]float64) {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(used)) {
+		parts = append(parts, name+" "+strconv.FormatFloat(used[name], 'f', -1, 64))
+	}
+	if len(parts) > 0 {
+		fmt.Fprintf(w, "%s: %s\n", what, strings.Join(parts, ", "))
 	}
 }
 
@@ -234,7 +262,13 @@ func PrintAccuracies(w io.Writer, all []Accuracy, n int) error {
 	for _, a := range all {
 		fmt.Fprintf(tw, "%s\t%.3f\t%.3f to %.3f\n", a.Evaluator, a.Rate, a.Interval.Low, a.Interval.High)
 	}
-	return tw.Flush()
+	if err := tw.Flush(); err != nil {
+		return err
+	}
+	for _, a := range all {
+		printUsage(w, a.Evaluator, a.Usage)
+	}
+	return nil
 }
 
 // PrintAgreements writes them with their tables.

@@ -2,7 +2,11 @@ package experiments
 
 import (
 	"bytes"
+	"fmt"
+	"maps"
 	"math"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -65,6 +69,54 @@ func TestJudgePairs(t *testing.T) {
 	a := PairAgreements(all, 100)
 	if len(a) != 1 || math.Abs(a[0].Raw-1.0/3) > 1e-12 || a[0].Table != [3][3]int{{0, 0, 1}, {0, 1, 0}, {1, 0, 0}} {
 		t.Errorf("%+v", a)
+	}
+}
+
+// A judge's counts are those of one comparison each, of every third answer no verdict can be read, and both are told.
+func TestJudgeUsageByComparison(t *testing.T) {
+	n := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		answer := "Preferred: A"
+		if n++; n%3 == 0 {
+			answer = "hm"
+		}
+		_, _ = fmt.Fprintf(w, `{"choices": [{"message": {"content": %q}}], "usage": {"prompt_tokens": 7, "completion_tokens": 2}}`, answer)
+	}))
+	defer server.Close()
+	judge := annotate.Config{Name: "judge", Params: map[string]any{
+		"endpoint": server.URL, "model": "m", "cache": "none", "concurrency": 1, "max_unparsed": 0.5, "price_in": 0.1}}
+	x, y := outputsOf("x", "one", "two", "three"), outputsOf("y", "un", "deux", "trois")
+	j, err := new(Session).Judge(t.Context(), []Outputs{x, y}, EvalConfig{Annotator: judge, Bootstrap: 50})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := map[string]float64{"judge/requests": 6, "judge/unparsed": 2, "judge/prompt_tokens": 42, "judge/completion_tokens": 12, "judge/cost": 4.2e-6}
+	for name, n := range want { // three pairs, each in both orders
+		for _, e := range j.Against {
+			if e.Metrics["eval/"+name] != n {
+				t.Errorf("eval/%s %v, want %v", name, e.Metrics["eval/"+name], n)
+			}
+		}
+	}
+	if !maps.Equal(j.HeadToHead[0].Usage, want) {
+		t.Errorf("head to head %v, want %v", j.HeadToHead[0].Usage, want)
+	}
+	var out bytes.Buffer
+	const told = ": judge/completion_tokens 12, judge/cost 0.0000042, judge/prompt_tokens 42, judge/requests 6, judge/unparsed 2\n"
+	if err := PrintJudgments(&out, []Outputs{x, y}, j); err != nil || strings.Count(out.String(), told) != 3 || !strings.Contains(out.String(), "x and y"+told) {
+		t.Errorf("%s%v", out.String(), err)
+	}
+	pairs := []data.Preference{{Prompt: "a", Chosen: "one", Rejected: "two"}, {Prompt: "b", Chosen: "two", Rejected: "one"}, {Prompt: "c", Chosen: "two", Rejected: "three"}}
+	all, err := new(Session).JudgePairs(t.Context(), pairs, []annotate.Config{{Name: "rouge_l"}, judge}, 50)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if all[0].Usage != nil || !maps.Equal(all[1].Usage, want) {
+		t.Errorf("on pairs %v and %v, want %v", all[0].Usage, all[1].Usage, want)
+	}
+	out.Reset()
+	if err := PrintAccuracies(&out, all, len(pairs)); err != nil || !strings.HasSuffix(out.String(), "\n"+all[1].Evaluator+told) {
+		t.Errorf("%s%v", out.String(), err)
 	}
 }
 
