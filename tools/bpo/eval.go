@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
@@ -79,7 +78,7 @@ annotators are held to each other, or with --preferences to labels. See docs/eva
 					a.Name = "rouge_l"
 				}
 				var rows []data.Completion
-				if rows, err = outputsFrom(cmd, args[0], references); err == nil {
+				if rows, err = outputsFrom(args[0], references); err == nil {
 					e, err = newSession(cmd).CompareTexts(cmd.Context(), rows, experiments.EvalConfig{Annotator: a, Bootstrap: bootstrap})
 				}
 			}
@@ -125,52 +124,4 @@ func parseAnnotator(s string, a *annotate.Config) error {
 		return fmt.Errorf("--annotator: %w", err)
 	}
 	return nil
-}
-
-// outputsFrom reads outputs and puts each beside its reference.
-func outputsFrom(cmd *cobra.Command, path, references string) ([]data.Completion, error) {
-	var rows []data.Completion
-	switch filepath.Ext(path) {
-	case ".parquet":
-		var err error
-		if rows, err = data.Read[data.Completion](path); err != nil {
-			return nil, err
-		}
-	case ".jsonl":
-		for l, err := range lines(cmd, path) {
-			var c data.Completion
-			if err == nil {
-				err = l.decode(&c)
-			}
-			if err != nil {
-				return nil, err
-			}
-			rows = append(rows, c)
-		}
-	default:
-		for l, err := range lines(cmd, path) {
-			if err != nil {
-				return nil, err
-			}
-			rows = append(rows, data.Completion{Text: string(l.raw)})
-		}
-	}
-	if references != "" {
-		prompts, err := data.LoadPrompts(references)
-		if err != nil {
-			return nil, err
-		}
-		if len(prompts) != len(rows) {
-			return nil, fmt.Errorf("%s has %d rows for the %d outputs of %s", references, len(prompts), len(rows), path)
-		}
-		for i, p := range prompts {
-			rows[i].Prompt, rows[i].Reference = p.Prompt, p.Reference
-		}
-	}
-	for i, r := range rows {
-		if r.Reference == "" {
-			return nil, fmt.Errorf("%s: output %d has no reference text; give them with --references", path, i+1)
-		}
-	}
-	return rows, nil
 }

@@ -21,7 +21,7 @@ func evalMany(cmd *cobra.Command, paths []string, references string, evaluators 
 	}
 	var all []experiments.Outputs
 	for i, path := range paths {
-		rows, err := outputsAt(cmd, path, references)
+		rows, err := outputsAt(path, references)
 		if err != nil {
 			return err
 		}
@@ -66,11 +66,11 @@ func evalMany(cmd *cobra.Command, paths []string, references string, evaluators 
 }
 
 // outputsAt reads a file of outputs, or those that a run was measured by.
-func outputsAt(cmd *cobra.Command, path, references string) ([]data.Completion, error) {
+func outputsAt(path, references string) ([]data.Completion, error) {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		return experiments.RunOutputs(path)
 	}
-	return outputsFrom(cmd, path, references)
+	return outputsFrom(path, references)
 }
 
 // shortName is the end of a path that tells it from the others.
