@@ -98,7 +98,7 @@ func (c *chatClient) complete(ctx context.Context, message string, seed uint64) 
 	if c.Cache != "" {
 		raw, err := os.ReadFile(path)
 		if err == nil {
-			if a, err := parseAnswer(raw); err == nil { // a file that is broken is asked for again
+			if a, err := c.parseAnswer(raw); err == nil { // a file that is broken is asked for again
 				c.add("judge/cached", 1)
 				return a.Choices[0].Message.Content, nil
 			}
@@ -123,7 +123,7 @@ func (c *chatClient) complete(ctx context.Context, message string, seed uint64) 
 		}
 		return "", c.redact(err)
 	}
-	a, err := parseAnswer(raw)
+	a, err := c.parseAnswer(raw)
 	if err != nil {
 		return "", err
 	}
@@ -171,38 +171,58 @@ func (c *chatClient) post(ctx context.Context, body []byte) ([]byte, error) {
 		return nil, fmt.Errorf("the answer broke off: %w", err)
 	}
 	if res.StatusCode == http.StatusOK {
-		_, err := parseAnswer(raw)
+		_, err := c.parseAnswer(raw)
 		return raw, err
 	}
-	err = fmt.Errorf("%s: %.200s", res.Status, strings.Join(strings.Fields(string(raw)), " "))
+	err = fmt.Errorf("%s: %s", res.Status, c.excerpt(raw))
 	switch code := res.StatusCode; {
-	case code == http.StatusTooManyRequests || code == http.StatusServiceUnavailable:
-		if seconds, bad := strconv.Atoi(res.Header.Get("Retry-After")); bad == nil {
-			return nil, errors.Join(err, backoff.RetryAfter(seconds))
+	case code == http.StatusTooManyRequests || code == http.StatusRequestTimeout || code == http.StatusConflict || code >= 500:
+		if wait, ok := retryAfter(res.Header); ok {
+			return nil, fmt.Errorf("%w (%w)", err, &backoff.RetryAfterError{Duration: wait})
 		}
-		return nil, err
-	case code == http.StatusRequestTimeout || code == http.StatusConflict || code >= 500:
 		return nil, err
 	}
 	return nil, backoff.Permanent(err)
 }
 
-func parseAnswer(raw []byte) (a chatAnswer, err error) {
+// retryAfter is how long a server wants to be left alone, said in seconds or as a date.
+func retryAfter(h http.Header) (wait time.Duration, ok bool) {
+	text := h.Get("Retry-After")
+	if seconds, err := strconv.Atoi(text); err == nil {
+		return time.Duration(max(0, seconds)) * time.Second, true
+	}
+	at, err := http.ParseTime(text)
+	return max(0, time.Until(at)), err == nil
+}
+
+func (c *chatClient) parseAnswer(raw []byte) (a chatAnswer, err error) {
 	if err := json.Unmarshal(raw, &a); err != nil {
 		return a, fmt.Errorf("the answer is no JSON: %w", err)
 	}
 	if len(a.Choices) == 0 {
-		return a, fmt.Errorf("the answer has no choices: %.200s", raw)
+		return a, fmt.Errorf("the answer has no choices: %s", c.excerpt(raw))
 	}
 	return a, nil
 }
 
+// excerpt is the beginning of what a server said, on one line. The key goes first: half of one would not be found.
+func (c *chatClient) excerpt(raw []byte) string {
+	return fmt.Sprintf("%.200s", strings.Join(strings.Fields(c.withoutKey(string(raw))), " "))
+}
+
 // redact takes the key out of an error, should a server repeat it.
 func (c *chatClient) redact(err error) error {
-	if key := os.Getenv(c.KeyEnv); key != "" && strings.Contains(err.Error(), key) {
-		return errors.New(strings.ReplaceAll(err.Error(), key, "[key]"))
+	if text := c.withoutKey(err.Error()); text != err.Error() {
+		return errors.New(text)
 	}
 	return err
+}
+
+func (c *chatClient) withoutKey(text string) string {
+	if key := os.Getenv(c.KeyEnv); key != "" {
+		return strings.ReplaceAll(text, key, "[key]")
+	}
+	return text
 }
 
 func (c *chatClient) add(name string, n float64) {

@@ -247,6 +247,14 @@ func Usage(a Annotator) map[string]float64 {
 		return a.Usage()
 	case *relabel:
 		return Usage(a.Annotator)
+	case *sum:
+		all := map[string]float64{}
+		for _, term := range a.of {
+			for name, n := range Usage(term) {
+				all[name] += n
+			}
+		}
+		return all
 	}
 	return nil
 }

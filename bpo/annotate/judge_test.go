@@ -22,6 +22,7 @@ const key = "sk-secret"
 // judgeServer speaks the API: it prefers the longer text, of equal lengths the greater. fault may answer in its place.
 type judgeServer struct {
 	*httptest.Server
+	key    string
 	mu     sync.Mutex
 	tries  map[string]int // by request
 	asked  int
@@ -31,7 +32,7 @@ type judgeServer struct {
 
 func newJudgeServer(t *testing.T) *judgeServer {
 	t.Helper()
-	s := &judgeServer{tries: map[string]int{}, answer: func(a, b string) string {
+	s := &judgeServer{key: key, tries: map[string]int{}, answer: func(a, b string) string {
 		if len(a) > len(b) || len(a) == len(b) && a > b {
 			return "It says more. Preferred: B would be wrong.\nPreferred: A"
 		}
@@ -46,7 +47,7 @@ func newJudgeServer(t *testing.T) *judgeServer {
 func (s *judgeServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	raw, _ := io.ReadAll(r.Body)
 	var q struct{ Messages []struct{ Content string } }
-	if err := json.Unmarshal(raw, &q); err != nil || r.URL.Path != "/v1/chat/completions" || r.Header.Get("Authorization") != "Bearer "+key {
+	if err := json.Unmarshal(raw, &q); err != nil || r.URL.Path != "/v1/chat/completions" || r.Header.Get("Authorization") != "Bearer "+s.key {
 		http.Error(w, "no such thing, "+r.Header.Get("Authorization"), http.StatusUnauthorized)
 		return
 	}
@@ -170,6 +171,53 @@ func TestJudgeGivesUp(t *testing.T) {
 	_, err = s.judge(t, nil).Annotate(t.Context(), twoAnswers, 0)
 	if err == nil || !strings.Contains(err.Error(), "401") || strings.Contains(err.Error(), "wrong") || s.asked > asked {
 		t.Errorf("error %v: a wrong key isn't worth another try", err)
+	}
+}
+
+// What a server says is cut for an error after the key is out of it: a part of one would not be found.
+func TestJudgeKeepsTheKey(t *testing.T) {
+	s := newJudgeServer(t)
+	s.key = "sk-" + strings.Repeat("0123456789abcdef", 10)[:157]
+	t.Setenv("TEST_KEY", s.key)
+	for status, body := range map[int]string{
+		http.StatusBadRequest: strings.Repeat("x", 100) + " " + s.key,
+		http.StatusOK:         "{\"choices\": [],\n\"x\": \"" + strings.Repeat("x", 100) + " " + s.key + "\"}",
+	} {
+		s.fault = func(w http.ResponseWriter, _ int) bool {
+			http.Error(w, body, status)
+			return true
+		}
+		_, err := s.judge(t, map[string]any{"retries": 0}).Annotate(t.Context(), twoAnswers, 0)
+		if err == nil || !strings.Contains(err.Error(), "x [key]") || strings.Contains(err.Error(), "sk-") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%d: error %v", status, err)
+		}
+	}
+}
+
+// Retry-After counts with every status that is tried again, in seconds or as a date, and is told on the error's one line.
+func TestJudgeRetryAfter(t *testing.T) {
+	for _, c := range []struct {
+		status      int
+		after, want string
+	}{
+		{http.StatusTooManyRequests, "7", " (retry after 7s)"},
+		{http.StatusInternalServerError, "7", " (retry after 7s)"},
+		{http.StatusConflict, time.Now().Add(time.Hour).UTC().Format(http.TimeFormat), " (retry after 59m5"},
+		{http.StatusServiceUnavailable, "Mon, 02 Jan 2006 15:04:05 GMT", " (retry after 0s)"},
+		{http.StatusServiceUnavailable, "-5", " (retry after 0s)"},
+		{http.StatusServiceUnavailable, "soon", ": oops"},
+		{http.StatusBadRequest, "7", ": oops"},
+	} {
+		s := newJudgeServer(t)
+		s.fault = func(w http.ResponseWriter, _ int) bool {
+			w.Header().Set("Retry-After", c.after)
+			http.Error(w, "oops", c.status)
+			return true
+		}
+		_, err := s.judge(t, map[string]any{"retries": 0}).Annotate(t.Context(), twoAnswers, 0)
+		if err == nil || !strings.Contains(err.Error(), "oops") || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "retry after") != strings.Contains(c.want, "retry after") || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%d, %q: error %v, want %q", c.status, c.after, err, c.want)
+		}
 	}
 }
 
