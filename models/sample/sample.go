@@ -27,6 +27,7 @@ type Options struct {
 	TopP         float64 // in (0, 1]; 1 (or 0): no cut
 	Greedy       bool    // take the most likely token; the three above do not matter
 	MaxNewTokens int
+	Limit        int // if not 0, tokens are no more than this; MaxNewTokens is then the size that is compiled, and may exceed the context
 	N            int // completions a prompt; 0 means 1
 	Seed         uint64
 	Stop         []int32 // tokens that end a completion (and are its last token)
@@ -39,6 +40,9 @@ type Options struct {
 
 func (o Options) withDefaults() (Options, error) {
 	o.N = max(o.N, 1)
+	if o.Limit == 0 {
+		o.Limit = o.MaxNewTokens
+	}
 	if o.Batch == 0 {
 		o.Batch = 16
 	}
@@ -57,6 +61,8 @@ func (o Options) withDefaults() (Options, error) {
 		return o, fmt.Errorf("top_p: %g, must be in (0, 1]", o.TopP)
 	case o.MaxNewTokens < 1:
 		return o, fmt.Errorf("max_new_tokens: %d, must be at least 1", o.MaxNewTokens)
+	case o.Limit < 1 || o.Limit > o.MaxNewTokens:
+		return o, fmt.Errorf("limit: %d, must be in 1..%d", o.Limit, o.MaxNewTokens)
 	case o.Batch < 0:
 		return o, fmt.Errorf("batch: %d, must not be negative", o.Batch)
 	}
@@ -127,8 +133,8 @@ func (s *Sampler) Sample(ctx context.Context, p models.Policy, prompts []Prompt,
 		if len(prompt.Tokens) == 0 {
 			return nil, fmt.Errorf("sample: prompt %d has no tokens", i)
 		}
-		if err := s.config.CheckLength(len(prompt.Tokens) + o.MaxNewTokens); err != nil {
-			return nil, fmt.Errorf("sample: prompt %d and max_new_tokens %d: %w", i, o.MaxNewTokens, err)
+		if err := s.config.CheckLength(len(prompt.Tokens) + o.Limit); err != nil {
+			return nil, fmt.Errorf("sample: prompt %d and max_new_tokens %d: %w", i, o.Limit, err)
 		}
 	}
 	if o.Fold && p.Adapter != nil {
@@ -234,11 +240,11 @@ func (s *Sampler) batch(ctx context.Context, device int, p models.Policy, prompt
 	if !hasSlices(s.backend) {
 		stride = 1
 	}
-	for step := 0; step < o.MaxNewTokens; step += stride {
+	for step := 0; step < o.Limit; step += stride {
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
-		limit := tensors.FromScalar(int32(min(step+stride, o.MaxNewTokens)))
+		limit := tensors.FromScalar(int32(min(step+stride, o.Limit)))
 		args := append(slices.Clone(weights), models.Arg{Set: prefix}, models.Arg{Set: state, Donate: true})
 		sets, _, err := s.decode(p.LoRA(), o).CallOn(device, args, in[1], u, limit)
 		finalize(limit)
@@ -249,7 +255,7 @@ func (s *Sampler) batch(ctx context.Context, device int, p models.Policy, prompt
 		if tensors.ToScalar[bool](state["done"]) {
 			break
 		}
-		if o.Partial != nil && step+stride < o.MaxNewTokens {
+		if o.Partial != nil && step+stride < o.Limit {
 			soFar, err := collect(state, len(prompts), o, step+stride)
 			if err != nil {
 				return nil, err
@@ -257,7 +263,7 @@ func (s *Sampler) batch(ctx context.Context, device int, p models.Policy, prompt
 			o.Partial(soFar)
 		}
 	}
-	return collect(state, len(prompts), o, o.MaxNewTokens)
+	return collect(state, len(prompts), o, o.Limit)
 }
 
 // start is the state before the first token but for the caches: the prompts' last tokens to feed, dummy rows finished.

@@ -193,6 +193,28 @@ func TestSeedDecides(t *testing.T) {
 	})
 }
 
+// A limit ends completions early, and lets what is compiled exceed the context.
+func TestLimit(t *testing.T) {
+	backendtest.Each(t, func(t *testing.T, b compute.Backend) {
+		c := tiny
+		c.MaxPositions = 16
+		s := New(b, c, nil)
+		defer s.Finalize()
+		p, prompts := lively(c), somePrompts(3) // of at most 9 tokens
+		o := Options{Temperature: 1, MaxNewTokens: 7, N: 2, Seed: 1, Stop: []int32{3, 9}}
+		want := mustSample(t, s, p, prompts, o)
+		o.MaxNewTokens, o.Limit = 16, 7
+		for i, all := range mustSample(t, s, p, prompts, o) {
+			for j, got := range all {
+				if !slices.Equal(got.Tokens, want[i][j].Tokens) || got.Stopped != want[i][j].Stopped {
+					t.Errorf("%v, want %v", got, want[i][j])
+				}
+				wantClose(t, "policy", got.PolicyLogProbs, want[i][j].PolicyLogProbs, 1e-4)
+			}
+		}
+	})
+}
+
 func TestSampleRefuses(t *testing.T) {
 	b := backendtest.Go(t)
 	s := New(b, tiny, nil)
@@ -206,6 +228,7 @@ func TestSampleRefuses(t *testing.T) {
 		"batch":           func(o *Options, _ *[]Prompt) { o.Batch = -1 },
 		"no tokens":       func(_ *Options, p *[]Prompt) { *p = []Prompt{{}} },
 		"the model takes": func(o *Options, _ *[]Prompt) { o.MaxNewTokens = 512 },
+		"limit":           func(o *Options, _ *[]Prompt) { o.Limit = 3 },
 	} {
 		o, prompts := good, prompt
 		f(&o, &prompts)
