@@ -59,11 +59,19 @@ type logprobJudge struct {
 	question           annotate.Question
 	prefill, a, b      string
 	batch              int
-	mu                 sync.Mutex
+	mu                 sync.Mutex // of what follows
 	policy             *Policy
+	truncated          int
 }
 
 func (j *logprobJudge) Name() string { return j.name }
+
+// Usage counts the questions that lost their start to the model's context since the judge was made.
+func (j *logprobJudge) Usage() map[string]float64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return map[string]float64{"judge/truncated": float64(j.truncated)}
+}
 
 func (j *logprobJudge) open(ctx context.Context) (*Policy, error) {
 	j.mu.Lock()
@@ -121,10 +129,13 @@ func (j *logprobJudge) annotate(ctx context.Context, reqs []annotate.Request) ([
 	}
 	limit := p.Model.Config.MaxPositions - max(len(answers[0]), len(answers[1]))
 	prefill := t.EncodePlain(j.prefill)
-	tokens, _, err := p.Prompts(prompts, limit-len(prefill))
+	tokens, cut, err := p.Prompts(prompts, limit-len(prefill))
 	if err != nil {
 		return nil, err
 	}
+	j.mu.Lock()
+	j.truncated += cut
+	j.mu.Unlock()
 	rows := make([]models.Row, len(tokens))
 	for i, q := range tokens {
 		rows[i] = models.Row{Prompt: append(slices.Clone(q.Tokens), prefill...), Completions: answers}

@@ -65,6 +65,18 @@ func TestLogprobJudge(t *testing.T) {
 	if s := got[0].Scores; math.Abs(s[0]-want) > 1e-5 || math.Abs(s[0]+s[1]) > 1e-12 {
 		t.Errorf("scores %v, want ±%g", s, want)
 	}
+	// What the context of 128 tokens cuts off is counted, in a sum too.
+	if n := annotate.Usage(a)["judge/truncated"]; n != 0 {
+		t.Errorf("%g questions cut", n)
+	}
+	long := []annotate.Request{{Prompt: strings.Repeat(" tea", 130), Completions: []string{" thanks", " fool"}}, {Prompt: "what", Completions: []string{" thanks", " fool"}}}
+	total, err := s.newAnnotator(annotate.Config{Name: "sum", Of: []annotate.Config{{Name: "logprob_judge", Params: map[string]any{"model": base, "template": writeFile(t, "q.tmpl", "{{.Prompt}}|{{.A}}|{{.B}}")}}}}, nil, "go")
+	if err == nil {
+		_, err = total.Annotate(t.Context(), long, 0)
+	}
+	if n := annotate.Usage(total)["judge/truncated"]; err != nil || n != 2 {
+		t.Errorf("%g questions cut, want both orders of one pair; %v", n, err)
+	}
 	for _, c := range []struct {
 		params map[string]any
 		want   string
