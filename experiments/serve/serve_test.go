@@ -6,9 +6,13 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+	"time"
+	"unicode/utf8"
 
 	"gobpo/bpo/annotate"
 	"gobpo/experiments"
@@ -18,7 +22,14 @@ import (
 	"gobpo/models/tokenizer"
 )
 
-func newServer(t *testing.T) *httptest.Server {
+func newServer(t *testing.T, changes ...func(*experiments.Policy)) *httptest.Server {
+	t.Helper()
+	server := httptest.NewServer(New(newPolicy(t, changes...), "tiny"))
+	t.Cleanup(server.Close)
+	return server
+}
+
+func newPolicy(t *testing.T, changes ...func(*experiments.Policy)) *experiments.Policy {
 	t.Helper()
 	tok, err := tokenizer.FromWords([]string{"tea", "jam", "pack", "user", "assistant"})
 	if err != nil {
@@ -31,11 +42,13 @@ func newServer(t *testing.T) *httptest.Server {
 	b := backendtest.XLA(t)
 	m := &models.Model{Config: c, Base: models.InitWeights(c, 1), Tokenizer: tok,
 		ChatTemplate: "{% for m in messages %}{{ m['role'] }} {{ m['content'] }} {% endfor %}assistant "}
-	s := sample.New(b, c, nil)
-	t.Cleanup(s.Finalize)
-	server := httptest.NewServer(New(&experiments.Policy{Model: m, Policy: models.Policy{Base: m.Base}, Sampler: s, Chat: "auto"}, "tiny"))
-	t.Cleanup(server.Close)
-	return server
+	p := &experiments.Policy{Model: m, Policy: models.Policy{Base: m.Base}, Chat: "auto"}
+	for _, change := range changes {
+		change(p)
+	}
+	p.Sampler = sample.New(b, m.Config, nil)
+	t.Cleanup(p.Sampler.Finalize)
+	return p
 }
 
 func post(t *testing.T, s *httptest.Server, path, body string) (code int, out map[string]any) {
@@ -90,8 +103,15 @@ func TestChat(t *testing.T) {
 		t.Error("the same seed gives another answer")
 	}
 	letters := []rune(first)
-	stop := string(letters[len(letters)/2:])
+	stop := string(letters[len(letters)/2 : len(letters)/2+1])
 	_, cut := post(t, s, "/v1/chat/completions", chatBody+fmt.Sprintf(`, "stop": [%q]}`, stop))
+	told := 0
+	for i := range 2 {
+		told += len(at(cut, "choices", i, "logprobs", "content").([]any))
+	}
+	if n := at(cut, "usage", "completion_tokens").(float64); n != float64(told) || n >= at(out, "usage", "completion_tokens").(float64) {
+		t.Errorf("%g tokens, %d with log-probs, %v without the stop text", n, told, at(out, "usage"))
+	}
 	if got := at(cut, "choices", 0, "message", "content").(string); strings.Contains(got, stop) || !strings.HasPrefix(first, got) || at(cut, "choices", 0, "finish_reason") != "stop" {
 		t.Errorf("stopped at %q: %q of %q", stop, got, first)
 	}
@@ -107,6 +127,7 @@ func TestStream(t *testing.T) {
 	}
 	defer res.Body.Close()
 	texts, reasons, usage, done := map[int]string{}, map[int]any{}, any(nil), false
+	logProbs := map[int][]any{}
 	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
 		text, ok := strings.CutPrefix(lines.Text(), "data: ")
 		if !ok {
@@ -124,6 +145,7 @@ func TestStream(t *testing.T) {
 			i := int(at(c, "index").(float64))
 			texts[i] += at(c, "delta", "content").(string)
 			reasons[i] = at(c, "finish_reason")
+			logProbs[i] = append(logProbs[i], at(c, "logprobs", "content").([]any)...)
 		}
 		if u := at(chunk, "usage"); u != nil {
 			usage = u
@@ -132,6 +154,9 @@ func TestStream(t *testing.T) {
 	for i := range 2 {
 		if texts[i] != at(whole, "choices", i, "message", "content") || reasons[i] != at(whole, "choices", i, "finish_reason") {
 			t.Errorf("choice %d streams %q (%v), want %v", i, texts[i], reasons[i], at(whole, "choices", i))
+		}
+		if want := at(whole, "choices", i, "logprobs", "content"); !reflect.DeepEqual(any(logProbs[i]), want) {
+			t.Errorf("choice %d streams log-probs %v, want %v", i, logProbs[i], want)
 		}
 	}
 	if !done || fmt.Sprint(usage) != fmt.Sprint(at(whole, "usage")) {
@@ -161,13 +186,19 @@ func TestErrors(t *testing.T) {
 		`{`: "not JSON",
 		`{"model": "gpt-4", "messages": [{"role": "user", "content": "x"}]}`: `model: "gpt-4" is not served, "tiny" is`,
 		`{"messages": []}`: "messages: empty",
-		`{"messages": [{"role": "user", "content": "x"}], "max_tokens": 600}`: "max_tokens: 600 does not fit",
-		`{"messages": [{"role": "user", "content": "x"}], "top_p": 2}`:        "top_p: 2 is not",
-		`{"messages": [{"role": "user", "content": "x"}], "temperature": -1}`: "temperature: -1",
-		`{"messages": [{"role": "user", "content": "x"}], "n": 99}`:           "n: 99",
-		`{"messages": [{"role": "user", "content": "x"}], "tools": [{}]}`:     "tools are not supported",
-		`{"messages": [{"role": "user", "content": "x"}], "top_logprobs": 3}`: "top_logprobs",
-		`{"messages": [{"role": "user", "content": "x"}], "stop": 3}`:         "not JSON as expected",
+		`{"messages": [{"role": "user", "content": "x"}], "max_tokens": 600}`: "maximum context length is 512 tokens. However, you requested 605 tokens (5 in the messages, 600 in the completion)",
+		`{"messages": [{"role": "user", "content": "x"}], "max_tokens": 0}`:   "max_tokens: 0 is not at least 1",
+		`{"messages": [{"role": "user", "content": "x"}], "seed": 1.5}`:       "seed: 1.5 is not an integer",
+		`{"messages": [{"role": "user", "content": null}]}`:                   "messages[0]: no content",
+		`{"messages": [{"role": "user", "content": 3}]}`:                      "messages[0]: content is neither",
+		`{"messages": [{"content": "x"}]}`:                                    "messages[0]: no role",
+		`{"messages": [{"role": "user", "content": "x"}, {"role": "user", "content": [{"type": "text", "text": "x"}, {"type": "image_url"}]}]}`: `messages[1]: content has a part of type "image_url"`,
+		`{"messages": [{"role": "user", "content": "x"}], "top_p": 2}`:                                                                          "top_p: 2 is not",
+		`{"messages": [{"role": "user", "content": "x"}], "temperature": -1}`:                                                                   "temperature: -1",
+		`{"messages": [{"role": "user", "content": "x"}], "n": 99}`:                                                                             "n: 99",
+		`{"messages": [{"role": "user", "content": "x"}], "tools": [{}]}`:                                                                       "tools are not supported",
+		`{"messages": [{"role": "user", "content": "x"}], "top_logprobs": 3}`:                                                                   "top_logprobs",
+		`{"messages": [{"role": "user", "content": "x"}], "stop": 3}`:                                                                           "not JSON as expected",
 	} {
 		code, out := post(t, s, "/v1/chat/completions", body)
 		if code != 400 || !strings.Contains(at(out, "error", "message").(string), want) {
@@ -262,9 +293,143 @@ func TestStreamIsIncremental(t *testing.T) {
 
 func TestStreamHoldsBack(t *testing.T) {
 	s := &stream{q: request{Stop: []string{"END", "\n\n"}}}
-	for text, want := range map[string]string{"abc": "abc", "abcE": "abc", "abcEN": "abc", "abcENX": "abcENX", "abc\n": "abc", "ab\ufffd": "ab", "": ""} {
+	for text, want := range map[string]string{"abc": "abc", "abcE": "abc", "abcEN": "abc", "abcENX": "abcENX", "abc\n": "abc", "": ""} {
 		if got := s.certain(text); got != want {
 			t.Errorf("%q: %q is certain, want %q", text, got, want)
 		}
+	}
+}
+
+func without(model bool) func(*experiments.Policy) {
+	return func(p *experiments.Policy) {
+		if p.Chat = "none"; model {
+			p.Model.ChatTemplate, p.Chat = "", "auto"
+		}
+	}
+}
+
+// A policy that was trained on plain texts is asked with one, whether its model has a template or not. More than one
+// message has no such form.
+func TestChatWithoutTemplate(t *testing.T) {
+	for name, change := range map[string]func(*experiments.Policy){"model without": without(true), "policy without": without(false)} {
+		t.Run(name, func(t *testing.T) {
+			s := newServer(t, change)
+			_, plain := post(t, s, "/v1/completions", `{"prompt": "pack tea", "max_tokens": 5, "temperature": 0}`)
+			_, asked := post(t, s, "/v1/chat/completions", `{"messages": [{"role": "user", "content": "pack tea"}], "max_tokens": 5, "temperature": 0}`)
+			if at(asked, "choices", 0, "message", "content") != at(plain, "choices", 0, "text") || at(asked, "usage", "prompt_tokens") != 2.0 {
+				t.Errorf("%v, want as %v", asked, plain)
+			}
+			code, out := post(t, s, "/v1/chat/completions", `{"messages": [{"role": "system", "content": "jam"}, {"role": "user", "content": "pack tea"}]}`)
+			if code != 400 || !strings.Contains(at(out, "error", "message").(string), `"tiny" has no chat template`) {
+				t.Errorf("%d %v", code, out)
+			}
+		})
+	}
+}
+
+// Without max_tokens an answer has what room there is; what has none is refused, not cut.
+func TestContext(t *testing.T) {
+	s := newServer(t, func(p *experiments.Policy) { p.Model.Config.MaxPositions, p.Model.EOS = 80, nil })
+	ask := func(words int, more string) (int, map[string]any) {
+		return post(t, s, "/v1/completions", fmt.Sprintf(`{"prompt": "pack%s", "seed": 1, "temperature": 0%s}`, strings.Repeat(" tea", words-1), more))
+	}
+	for _, words := range []int{1, 20, 79} {
+		code, out := ask(words, "")
+		if code != 200 || at(out, "choices", 0, "finish_reason") == "length" && at(out, "usage", "total_tokens") != 80.0 {
+			t.Errorf("%d words: %d %v", words, code, out)
+		}
+	}
+	if code, out := ask(20, `, "max_tokens": 60`); code != 200 {
+		t.Errorf("just fits: %d %v", code, out)
+	}
+	for words, more := range map[int]string{20: `, "max_tokens": 61`, 80: "", 500: `, "max_tokens": 1, "stream": true`} {
+		code, out := ask(words, more)
+		if code != 400 || at(out, "error", "code") != "context_length_exceeded" || !strings.Contains(at(out, "error", "message").(string), fmt.Sprintf("(%d in the prompt,", words)) {
+			t.Errorf("%d words%s: %d %v", words, more, code, out)
+		}
+	}
+}
+
+func TestSeed(t *testing.T) {
+	s := newServer(t)
+	ask := func(seed string) any {
+		code, out := post(t, s, "/v1/completions", `{"prompt": "pack", "max_tokens": 12`+seed+`}`)
+		if code != 200 {
+			t.Fatalf("%s: %v", seed, out)
+		}
+		return at(out, "choices", 0, "text")
+	}
+	if one, other := ask(""), ask(`, "seed": null`); one == other {
+		t.Errorf("twice %q without a seed", one)
+	}
+	for _, seed := range []string{"0", "-1", "-9223372036854775808", "18446744073709551615"} {
+		if one, other := ask(`, "seed": `+seed), ask(`, "seed": `+seed); one != other {
+			t.Errorf("seed %s: %q and %q", seed, one, other)
+		}
+	}
+}
+
+func TestContentParts(t *testing.T) {
+	s := newServer(t)
+	ask := func(content string) any {
+		_, out := post(t, s, "/v1/chat/completions", `{"messages": [{"role": "user", "content": `+content+`}], "max_tokens": 5, "temperature": 0}`)
+		return at(out, "choices", 0, "message", "content")
+	}
+	if one, other := ask(`"pack tea"`), ask(`[{"type": "text", "text": "pack"}, {"type": "text", "text": " tea"}]`); one != other {
+		t.Errorf("%q, in parts %q", one, other)
+	}
+}
+
+// A completion ends with the token that completes a stop text, wherever that lies in tokens.
+func TestEnding(t *testing.T) {
+	tok := newPolicy(t).Model.Tokenizer
+	ids := tok.EncodePlain("pack tea jam!pack é")
+	for _, c := range []struct {
+		stop    []string
+		stopped bool
+		n       int
+		text    string
+		reason  string
+	}{
+		{nil, false, len(ids), "pack tea jam!pack é", "length"},
+		{nil, true, len(ids) + 1, "pack tea jam!pack é", "stop"},
+		{[]string{"ea"}, true, 2, "pack t", "stop"},
+		{[]string{"tea ja"}, false, 3, "pack ", "stop"},
+		{[]string{"jam", "a", "tea"}, false, 1, "p", "stop"},
+		{[]string{"m!p"}, false, 5, "pack tea ja", "stop"},
+		{[]string{"é"}, true, len(ids), "pack tea jam!pack ", "stop"},
+		{[]string{"rug"}, true, len(ids) + 1, "pack tea jam!pack é", "stop"},
+	} {
+		all := sample.Completion{Tokens: ids, Stopped: c.stopped}
+		if c.stopped {
+			all.Tokens = append(slices.Clone(ids), tok.EOS())
+		}
+		all.PolicyLogProbs = make([]float32, len(all.Tokens))
+		e := endingOf(tok, all, c.stop, true)
+		if len(e.tokens) != c.n || len(e.logProbs) != c.n || e.text != c.text || e.reason != c.reason {
+			t.Errorf("%q, stopped %v: %d tokens %q %s, want %d %q %s", c.stop, c.stopped, len(e.tokens), e.text, e.reason, c.n, c.text, c.reason)
+		}
+	}
+	half := sample.Completion{Tokens: ids[:len(ids)-1], PolicyLogProbs: make([]float32, len(ids)-1)} // of é
+	if e := endingOf(tok, half, nil, false); e.text != "pack tea jam!pack " || e.reason != "" {
+		t.Errorf("%q %q", e.text, e.reason)
+	}
+}
+
+// Sampling goes on no longer than a completion lacks its stop text: a hundredth of the time here.
+func TestStopSavesTime(t *testing.T) {
+	s := newServer(t, func(p *experiments.Policy) { p.Model.Config.MaxPositions = 1400 })
+	ask := func(stop any) (took time.Duration, out map[string]any) {
+		raw, _ := json.Marshal(map[string]any{"prompt": "pack", "max_tokens": 1200, "temperature": 0, "stop": stop})
+		start := time.Now()
+		_, out = post(t, s, "/v1/completions", string(raw))
+		return time.Since(start), out
+	}
+	_, out := ask(nil) // compiles
+	first, _ := utf8.DecodeRuneInString(at(out, "choices", 0, "text").(string))
+	long, out := ask("no such text")
+	short, cut := ask(string(first))
+	if at(out, "usage", "completion_tokens") != 1200.0 || at(cut, "choices", 0, "text") != "" || short > long/5 {
+		t.Errorf("%v for %v, %v for %v", long, at(out, "usage"), short, at(cut, "usage"))
 	}
 }

@@ -5,9 +5,6 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
-	"unicode/utf8"
-
-	"gobpo/models/sample"
 )
 
 // stream sends a response in server-sent events, a few tokens at a time.
@@ -16,12 +13,11 @@ type stream struct {
 	w     http.ResponseWriter
 	q     request
 	begun bool     // the header is sent
-	sent  []string // of each choice
-	ended []bool
+	sent  []ending // of each choice
 }
 
 func newStream(w http.ResponseWriter, a answer, q request) *stream {
-	return &stream{answer: a, w: w, q: q, sent: make([]string, q.N), ended: make([]bool, q.N)}
+	return &stream{answer: a, w: w, q: q, sent: make([]ending, q.N)}
 }
 
 func (s *stream) send(choices []any, more map[string]any) {
@@ -46,32 +42,36 @@ func (s *stream) event(body any) {
 	}
 }
 
-// more sends what completions have beyond what was sent. Until they are final, text is held back that could turn out to be
-// part of a stop text or of a character.
-func (s *stream) more(out []sample.Completion, final bool) {
+// more sends what completions have beyond what was sent. Until they end, text is held back that could turn out to be part
+// of a stop text.
+func (s *stream) more(out []ending) {
 	for i, c := range out {
-		if s.ended[i] {
+		sent := &s.sent[i]
+		if sent.reason != "" {
 			continue
 		}
-		text, reason := s.text(c, s.q.Stop)
-		done := final || c.Stopped || reason == "stop"
-		if !done {
-			text = s.certain(text)
+		if c.reason == "" {
+			c.text = s.certain(c.text)
 		}
-		if rest, ok := strings.CutPrefix(text, s.sent[i]); ok && rest != "" {
-			s.send([]any{s.choice(i, "delta", rest, "", c)}, nil)
-			s.sent[i] = text
+		rest := c.text[min(len(sent.text), len(c.text)):]
+		if rest == "" && c.reason == "" {
+			continue
 		}
-		if done {
-			s.ended[i] = true
-			s.send([]any{s.choice(i, "delta", "", reason, c)}, nil)
+		piece := ending{c.tokens[len(sent.tokens):], c.logProbs[len(sent.tokens):], rest, ""}
+		if rest != "" {
+			s.send([]any{s.choice(i, "delta", piece)}, nil)
+			piece.tokens, piece.text = nil, ""
 		}
+		if c.reason != "" {
+			piece.reason = c.reason
+			s.send([]any{s.choice(i, "delta", piece)}, nil)
+		}
+		*sent = c
 	}
 }
 
-// certain is the part of an unfinished text that no further token can change.
+// certain is the part of an unfinished text that no stop text can take away any more.
 func (s *stream) certain(text string) string {
-	text = strings.TrimRight(text, string(utf8.RuneError)) // the beginning of a character
 	held := 0
 	for _, stop := range s.q.Stop {
 		for n := min(len(stop)-1, len(text)); n > held; n-- {

@@ -1,0 +1,180 @@
+package serve
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+
+	"gobpo/bpo"
+	"gobpo/data"
+)
+
+// request is what is understood of both kinds; other fields are ignored, as by most servers, but for those that would
+// change the text (see check).
+type request struct {
+	Model       string    `json:"model"`
+	Messages    []message `json:"messages"`
+	Prompt      oneOrMore `json:"prompt"`
+	MaxTokens   *int      `json:"max_tokens"`
+	MaxNew      *int      `json:"max_completion_tokens"`
+	Temperature *float64  `json:"temperature"`
+	TopP        *float64  `json:"top_p"`
+	N           int       `json:"n"`
+	Seed        *seed     `json:"seed"`
+	Stop        oneOrMore `json:"stop"`
+	Stream      bool      `json:"stream"`
+	Options     struct {
+		Usage bool `json:"include_usage"`
+	} `json:"stream_options"`
+	LogProbs         any     `json:"logprobs"` // bool in chat, number in completions
+	TopLogProbs      int     `json:"top_logprobs"`
+	FrequencyPenalty float64 `json:"frequency_penalty"`
+	PresencePenalty  float64 `json:"presence_penalty"`
+	Tools            []any   `json:"tools"`
+}
+
+type message struct {
+	Role    string          `json:"role"`
+	Content json.RawMessage `json:"content"`
+}
+
+// text is the content: a text, or a list of parts that are texts.
+func (m message) text() (string, error) {
+	var one *string
+	var parts []struct {
+		Type string  `json:"type"`
+		Text *string `json:"text"`
+	}
+	switch {
+	case len(m.Content) == 0 || string(m.Content) == "null":
+		return "", errors.New("no content")
+	case json.Unmarshal(m.Content, &one) == nil:
+		return *one, nil
+	case json.Unmarshal(m.Content, &parts) != nil:
+		return "", errors.New("content is neither a text nor a list of parts")
+	}
+	all := ""
+	for _, p := range parts {
+		if p.Type != "text" {
+			return "", fmt.Errorf("content has a part of type %q, only text is understood", p.Type)
+		}
+		if p.Text == nil {
+			return "", errors.New("content has a part without its text")
+		}
+		all += *p.Text
+	}
+	return all, nil
+}
+
+// seed is any integer of 64 bits: OpenAI's are signed, the judge's are not.
+type seed uint64
+
+func (s *seed) UnmarshalJSON(raw []byte) error {
+	signed, err := strconv.ParseInt(string(raw), 10, 64)
+	if *s = seed(signed); err == nil {
+		return nil
+	}
+	unsigned, err := strconv.ParseUint(string(raw), 10, 64)
+	if *s = seed(unsigned); err != nil {
+		return fmt.Errorf("seed: %s is not an integer of 64 bits", raw)
+	}
+	return nil
+}
+
+// oneOrMore is a text or a list of texts in JSON.
+type oneOrMore []string
+
+func (o *oneOrMore) UnmarshalJSON(raw []byte) error {
+	var one *string
+	if json.Unmarshal(raw, &one) == nil {
+		if one != nil {
+			*o = []string{*one}
+		}
+		return nil
+	}
+	return json.Unmarshal(raw, (*[]string)(o))
+}
+
+// check fills in the API's defaults, but for max_tokens: see prompt.
+func (q *request) check(s *server, chat bool) error {
+	if q.MaxNew != nil { // the newer name
+		q.MaxTokens = q.MaxNew
+	}
+	q.N = max(q.N, 1)
+	if q.Seed == nil {
+		drawn := seed(rand.Uint64())
+		q.Seed = &drawn
+	}
+	q.Stop = slices.DeleteFunc(q.Stop, func(s string) bool { return s == "" })
+	wanted := func(v any) bool { return v != nil && v != false && v != 0.0 }
+	switch {
+	case q.Model != "" && q.Model != s.name:
+		return fmt.Errorf("model: %q is not served, %q is", q.Model, s.name)
+	case chat && len(q.Messages) == 0:
+		return errors.New("messages: empty")
+	case !chat && len(q.Prompt) != 1:
+		return fmt.Errorf("prompt: want one text, got %d", len(q.Prompt))
+	case q.MaxTokens != nil && *q.MaxTokens < 1:
+		return fmt.Errorf("max_tokens: %d is not at least 1", *q.MaxTokens)
+	case q.Temperature != nil && *q.Temperature < 0:
+		return fmt.Errorf("temperature: %g is negative", *q.Temperature)
+	case q.TopP != nil && !(*q.TopP > 0 && *q.TopP <= 1):
+		return fmt.Errorf("top_p: %g is not in (0, 1]", *q.TopP)
+	case q.N > 16:
+		return fmt.Errorf("n: %d is more than 16", q.N)
+	case q.TopLogProbs > 0 || wanted(q.LogProbs) && !chat:
+		return errors.New("top_logprobs: log-probs of other tokens than the sampled one are not given")
+	case q.FrequencyPenalty != 0 || q.PresencePenalty != 0 || len(q.Tools) > 0:
+		return errors.New("penalties and tools are not supported")
+	}
+	return nil
+}
+
+// prompt is the request's text as the policy was trained to see it, and how many tokens may follow. It is never cut.
+func (q *request) prompt(s *server, chat bool) (p bpo.Prompt, most int, err error) {
+	policy, in, what := *s.policy, data.Prompt{ID: "request"}, "messages"
+	if chat {
+		for i, m := range q.Messages {
+			text, err := m.text()
+			if err == nil && m.Role == "" {
+				err = errors.New("no role")
+			}
+			if err != nil {
+				return p, 0, fmt.Errorf("messages[%d]: %w", i, err)
+			}
+			in.Messages = append(in.Messages, data.Message{Role: m.Role, Content: text})
+		}
+		if policy.Model.ChatTemplate == "" || policy.Chat != "auto" { // trained on plain texts
+			if len(in.Messages) != 1 || in.Messages[0].Role != "user" {
+				return p, 0, fmt.Errorf("messages: %q has no chat template, or does without it, and takes one message of the user alone", s.name)
+			}
+			in.Prompt = in.Messages[0].Content
+		}
+	} else {
+		policy.Chat, in.Prompt, what = "none", q.Prompt[0], "prompt"
+	}
+	prompts, _, err := policy.Prompts([]data.Prompt{in}, math.MaxInt)
+	if err != nil {
+		return p, 0, err
+	}
+	p = prompts[0]
+	n, context := len(p.Tokens), policy.Model.Config.MaxPositions
+	most = max(1, min(256, context-n))
+	if q.MaxTokens != nil {
+		most = *q.MaxTokens
+	}
+	if most > context-n { // in OpenAI's words, which clients look for
+		return p, 0, tooLong(fmt.Sprintf("This model's maximum context length is %d tokens. However, you requested %d tokens (%d in the %s, %d in the completion).",
+			context, n+most, n, what, most))
+	}
+	return p, most, nil
+}
+
+// tooLong is the error of a request that the context has no room for.
+type tooLong string
+
+func (e tooLong) Error() string { return string(e) }
