@@ -89,10 +89,14 @@ func TestJudgeOutlivesFaults(t *testing.T) {
 		}
 	}))
 	defer proxy.Close()
+	question := filepath.Join(dir, "short.tmpl") // the trial's model has a context of 48 tokens
+	if err := os.WriteFile(question, []byte("{{.Prompt}} {{.A}} {{.B}}"), 0o644); err != nil {
+		t.Fatal(err)
+	}
 	judge := func(endpoint string) (annotate.Judgment, map[string]float64) {
 		t.Helper()
 		a, err := annotate.New(annotate.Config{Name: "judge", Params: map[string]any{
-			"endpoint": endpoint, "model": "tiny", "cache": "none", "max_tokens": 4, "max_unparsed": 1.0, "timeout": 1, "concurrency": 1, "retries": 8,
+			"endpoint": endpoint, "model": "tiny", "template": question, "cache": "none", "max_tokens": 4, "max_unparsed": 1.0, "timeout": 1, "concurrency": 1, "retries": 8,
 		}})
 		if err != nil {
 			t.Fatal(err)
