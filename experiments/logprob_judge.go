@@ -129,6 +129,9 @@ func (j *logprobJudge) annotate(ctx context.Context, reqs []annotate.Request) ([
 	}
 	limit := p.Model.Config.MaxPositions - max(len(answers[0]), len(answers[1]))
 	prefill := t.EncodePlain(j.prefill)
+	if limit <= len(prefill) {
+		return nil, fmt.Errorf("logprob_judge.prefill: %d tokens leave no room for the question in a context of %d", len(prefill), p.Model.Config.MaxPositions)
+	}
 	tokens, cut, err := p.Prompts(prompts, limit-len(prefill))
 	if err != nil {
 		return nil, err

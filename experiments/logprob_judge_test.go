@@ -77,6 +77,12 @@ func TestLogprobJudge(t *testing.T) {
 	if n := annotate.Usage(total)["judge/truncated"]; err != nil || n != 2 {
 		t.Errorf("%g questions cut, want both orders of one pair; %v", n, err)
 	}
+	if a, err = open(map[string]any{"model": base, "prefill": strings.Repeat(" tea", 130)}); err == nil {
+		_, err = a.Annotate(t.Context(), long, 0)
+	}
+	if err == nil || !strings.Contains(err.Error(), "logprob_judge.prefill: ") {
+		t.Errorf("a prefill longer than the context: %v", err)
+	}
 	for _, c := range []struct {
 		params map[string]any
 		want   string
