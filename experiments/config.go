@@ -189,6 +189,10 @@ func (c *Config) Validate() error {
 		return bad("eval: every, n, kl_samples and bootstrap cannot be negative")
 	case c.Start != "" && c.SFT.Steps > 0:
 		return bad("start: %s starts the learners, so that sft.steps %d have nothing to begin with; leave one out", c.Start, c.SFT.Steps)
+	case c.Loss.SoftLabels > 0 && c.Annotator.Noise > 0:
+		return bad("loss.soft_labels: %g weighs pairs by their scores, which annotator.noise %g leaves as they are; leave one out", c.Loss.SoftLabels, c.Annotator.Noise)
+	case c.Loss.SoftLabels > 0 && c.Annotator.Temperature > 0:
+		return bad("loss.soft_labels: %g weighs pairs by their scores, which annotator.temperature %g leaves as they are; leave one out", c.Loss.SoftLabels, c.Annotator.Temperature)
 	case slices.ContainsFunc(c.Eval.Extrapolate, func(a float64) bool { return !(a > 0) || a > 100 }):
 		return bad("eval.extrapolate: %v, every factor must be positive (0 is always tried)", c.Eval.Extrapolate)
 	case len(c.Eval.Extrapolate) > 0 && c.Task.Name == "" && c.Prompts.Test == "":

@@ -87,10 +87,16 @@ func TestImpossibleCombinations(t *testing.T) {
 		"kv heads":         {"model.scratch.kv_heads=3", "x.yaml: model.scratch.kv_heads: 3 does not divide the 4 heads"},
 		"sft without lr":   {"sft={steps: 5, optimizer: {lr: 0}}", "x.yaml: sft.optimizer.lr: must be positive, got 0"},
 		"annotator":        {"annotator={name: lenght}", `x.yaml: annotator.name: no annotator "lenght"; did you mean "length"?`},
+		"soft and noisy":   {"annotator={name: gold, noise: 0.2}", "x.yaml: loss.soft_labels: 1 weighs pairs by their scores, which annotator.noise 0.2 leaves as they are; leave one out"},
+		"soft and drawn":   {"annotator={name: gold, temperature: 2}", "x.yaml: loss.soft_labels: 1 weighs pairs by their scores, which annotator.temperature 2 leaves as they are; leave one out"},
 		"evaluator":        {"eval.annotator={name: gold, noise: 0.9}", "x.yaml: eval.annotator.noise: 0.9 is not a probability in [0, 0.5]"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			if _, got := load(t, taskYAML, []string{c.set}, nil); got != c.want {
+			sets := []string{c.set}
+			if strings.HasPrefix(name, "soft") {
+				sets = append(sets, "loss.soft_labels=1")
+			}
+			if _, got := load(t, taskYAML, sets, nil); got != c.want {
 				t.Errorf("got  %s\nwant %s", got, c.want)
 			}
 		})
