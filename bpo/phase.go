@@ -318,11 +318,7 @@ func loadOffline(c *Config, path string, m *models.Model) (*offline, tally, erro
 	if c.OfflinePath() == "" {
 		o.each = c.given()
 	}
-	files, err := pairFiles(path)
-	if err != nil {
-		return nil, count, err
-	}
-	for row, err := range rowsOfAll(files) {
+	for row, err := range GivenPairs(path) {
 		if err != nil {
 			return nil, count, err
 		}
@@ -374,8 +370,14 @@ func pairFiles(path string) ([]string, error) {
 	return files, err
 }
 
-func rowsOfAll(files []string) iter.Seq2[data.Preference, error] {
+// GivenPairs reads what "offline:<path>" means: a preferences file, or what a run collected.
+func GivenPairs(path string) iter.Seq2[data.Preference, error] {
 	return func(yield func(data.Preference, error) bool) {
+		files, err := pairFiles(path)
+		if err != nil {
+			yield(data.Preference{}, err)
+			return
+		}
 		for _, f := range files {
 			for row, err := range data.Rows[data.Preference](f) {
 				if !yield(row, err) {

@@ -200,6 +200,11 @@ func (c *Config) Validate() error {
 	case c.Eval.Temperature < 0:
 		return bad("eval.temperature: %g is negative; 0 is greedy", c.Eval.Temperature)
 	}
+	for _, s := range c.sources() {
+		if err := s.validate(); err != nil {
+			return err
+		}
+	}
 	if c.MemoryLimit != "auto" && c.MemoryLimit != "none" {
 		if _, err := parseSize(c.MemoryLimit); err != nil {
 			return err

@@ -89,6 +89,8 @@ func TestImpossibleCombinations(t *testing.T) {
 		"annotator":        {"annotator={name: lenght}", `x.yaml: annotator.name: no annotator "lenght"; did you mean "length"?`},
 		"soft and noisy":   {"annotator={name: gold, noise: 0.2}", "x.yaml: loss.soft_labels: 1 weighs pairs by their scores, which annotator.noise 0.2 leaves as they are; leave one out"},
 		"soft and drawn":   {"annotator={name: gold, temperature: 2}", "x.yaml: loss.soft_labels: 1 weighs pairs by their scores, which annotator.temperature 2 leaves as they are; leave one out"},
+		"no study":         {"start=checkpoint:study:.", "x.yaml: start: checkpoint:study:. must name a study, or one run as study:<study>/<run>"},
+		"study elsewhere":  {"mix={pairs: study:../s, share: 0.5}", "x.yaml: mix.pairs: study:../s must name a study, or one run as study:<study>/<run>"},
 		"evaluator":        {"eval.annotator={name: gold, noise: 0.9}", "x.yaml: eval.annotator.noise: 0.9 is not a probability in [0, 0.5]"},
 	} {
 		t.Run(name, func(t *testing.T) {

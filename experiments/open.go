@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -31,7 +30,7 @@ type Policy struct {
 // "smollm2". dtype and chat are for models; a run brings its own.
 func (s *Session) OpenPolicy(ctx context.Context, path, dtype, chat string) (*Policy, error) {
 	if c, err := runConfig(path); err == nil {
-		r, err := s.openRun(ctx, path, c)
+		r, err := s.openRun(ctx, path, &c)
 		if err != nil {
 			return nil, err
 		}
@@ -81,14 +80,26 @@ func (nothing) Doing(string, int, int)       {}
 func (nothing) Step(int, map[string]float64) {}
 func (nothing) Note(string, ...any)          {}
 
-// openRun prepares a finished run for looking at, without its lock.
-func (s *Session) openRun(ctx context.Context, path string, c Config) (*trial, error) {
-	path = filepath.Clean(path)
+// openRun opens the base of a finished run, to look at the run without its lock and without what only its training needs.
+func (s *Session) openRun(ctx context.Context, path string, c *Config) (*trial, error) {
+	path, err := filepath.Abs(path) // its study lies above it, whatever the path is written like
+	if err != nil {
+		return nil, err
+	}
 	m, err := ReadManifest(path)
 	if err != nil {
 		return nil, err
 	}
-	return s.prepare(ctx, c, &RunDir{Path: path, Manifest: m, readOnly: true}, nothing{})
+	r := newTrial(s, c, &RunDir{Path: path, Manifest: m, readOnly: true}, nothing{})
+	if c.Model.Path == "" { // a new model's vocabulary is its task's
+		if r.corpus, err = loadCorpus(c); err != nil {
+			return nil, err
+		}
+	}
+	if err := r.loadBase(ctx); err != nil {
+		return nil, err
+	}
+	return r, r.unchanged("model", r.base.hash)
 }
 
 // EvaluateRun measures a run's final policy again, on its test prompts or with useEval on its eval prompts. adjust may
@@ -101,7 +112,7 @@ func (s *Session) EvaluateRun(ctx context.Context, path string, useEval bool, ad
 	if err := adjust(&c); err != nil {
 		return Evaluation{}, err
 	}
-	r, err := s.openRun(ctx, path, c)
+	r, err := s.openRun(ctx, path, &c)
 	if err != nil {
 		return Evaluation{}, err
 	}
@@ -109,10 +120,48 @@ func (s *Session) EvaluateRun(ctx context.Context, path string, useEval bool, ad
 	if err != nil {
 		return Evaluation{}, err
 	}
+	if r.corpus, err = loadCorpus(&c); err != nil {
+		return Evaluation{}, err
+	}
+	r.corpus.train = nil // which evaluation prompts are among them is known now
+	if err := r.tokenise(); err != nil {
+		return Evaluation{}, err
+	}
+	var initial models.Policy
+	if c.Eval.KLSamples > 0 {
+		if initial, err = r.startAgain(ctx); err != nil && c.Start == "" {
+			return Evaluation{}, err
+		} else if err != nil { // another run's, which may be gone
+			c.Eval.KLSamples = 0
+			if s.Log != nil {
+				fmt.Fprintf(s.Log, "without kl/initial: %v\n", err)
+			}
+		}
+	}
+	if err := r.newEvaluator(initial); err != nil {
+		return Evaluation{}, err
+	}
 	if useEval {
 		r.test = nil
 	}
 	return r.final(ctx, p, c.Steps)
+}
+
+// startAgain is what a finished run started as.
+func (r *trial) startAgain(ctx context.Context) (models.Policy, error) {
+	if start := r.cfg.sources()[0]; start.path() != "" {
+		if err := start.locate(filepath.Dir(r.study), r.cfg.Seed); err != nil {
+			return models.Policy{}, err
+		}
+		now, err := start.hash()
+		if was, known := r.dir.Manifest.Data[start.key]; err == nil && known && was != now {
+			err = fmt.Errorf("start: %s is not what the run started from any more (%s, was %s)", start.path(), now, was)
+		}
+		if err != nil {
+			return models.Policy{}, err
+		}
+	}
+	return r.loadStart(ctx)
 }
 
 // CompareTexts judges outputs that are already there.
@@ -131,27 +180,3 @@ func (p *Policy) Prompts(in []data.Prompt, limit int) ([]bpo.Prompt, int, error)
 
 // Key is a prompt's identity for its random numbers.
 func Key(id string) uint64 { return keyOf(id) }
-
-// sameSeed lets "checkpoint:<study>" and "offline:<study>" mean the study's run of a seed, where it has several.
-func sameSeed(value *string, seed uint64) error {
-	at := strings.IndexByte(*value, ':') + 1
-	runs, err := filepath.Glob(filepath.Join((*value)[at:], "*", "manifest.json"))
-	if err != nil || *value == "" || len(runs) < 2 {
-		return nil // a file, a run, or nothing, as whoever opens it will say
-	}
-	var same []string
-	for _, m := range runs {
-		c, err := runConfig(filepath.Dir(m))
-		if err != nil {
-			return err
-		}
-		if c.Seed == seed {
-			same = append(same, filepath.Dir(m))
-		}
-	}
-	if len(same) != 1 {
-		return fmt.Errorf("%s: %d of the study's %d runs have seed %d; name one run", *value, len(same), len(runs), seed)
-	}
-	*value = (*value)[:at] + same[0]
-	return nil
-}

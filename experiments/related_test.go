@@ -188,10 +188,14 @@ func TestShippedExperiments(t *testing.T) {
 				continue
 			}
 			for _, trial := range trials {
-				c := trial.Config
-				for _, value := range []string{c.Start, c.Reference, c.Data, c.Mix.Pairs} {
-					if _, study, ok := strings.Cut(value, "runs/"); ok && !studies[study] {
-						t.Errorf("%s: %s is of no study before it", file, value)
+				for _, study := range studiesNamed([]Trial{trial}) {
+					if !studies[study] {
+						t.Errorf("%s: %s is no study before it", file, study)
+					}
+				}
+				for _, s := range trial.Config.sources() {
+					if _, named := s.study(); s.path() != "" && !named {
+						t.Errorf("%s: %s: %s is a path, which --out does not move", file, s.key, *s.value)
 					}
 				}
 			}

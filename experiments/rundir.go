@@ -37,7 +37,7 @@ type Manifest struct {
 	Method   string            `json:"method,omitempty"`
 	Backend  string            `json:"backend,omitempty"`  // as opened, with its version
 	Versions map[string]string `json:"versions,omitempty"` // of this program, Go and the modules that compute
-	Data     map[string]string `json:"data,omitempty"`     // content hashes of prompts and model
+	Data     map[string]string `json:"data,omitempty"`     // content hashes of what the run is made of, by key: prompts, pairs, models, policies, templates
 	Started  time.Time         `json:"started,omitzero"`
 	Finished time.Time         `json:"finished,omitzero"`
 	Seconds  float64           `json:"seconds,omitempty"` // of work, over all attempts

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"path/filepath"
+	"slices"
 
 	"github.com/gomlx/compute"
 
@@ -41,14 +42,18 @@ func (s *Session) Execute(ctx context.Context, t Trial, dir *RunDir, ui UI) (Res
 	return r.run(ctx)
 }
 
+func newTrial(s *Session, c *Config, dir *RunDir, ui UI) *trial {
+	return &trial{session: s, cfg: c, dir: dir, ui: ui, study: filepath.Dir(dir.Path)}
+}
+
 // prepare sets a trial up, up to but not including its training.
 func (s *Session) prepare(ctx context.Context, cfg Config, dir *RunDir, ui UI) (*trial, error) {
-	for _, value := range []*string{&cfg.Start, &cfg.Reference, &cfg.Data, &cfg.Mix.Pairs} {
-		if err := sameSeed(value, cfg.Seed); err != nil {
+	r := newTrial(s, &cfg, dir, ui)
+	for _, source := range cfg.sources() {
+		if err := source.locate(filepath.Dir(r.study), cfg.Seed); err != nil {
 			return nil, err
 		}
 	}
-	r := &trial{session: s, cfg: &cfg, dir: dir, ui: ui, study: filepath.Dir(dir.Path)}
 	var err error
 	if r.corpus, err = loadCorpus(&cfg); err != nil {
 		return nil, err
@@ -56,47 +61,11 @@ func (s *Session) prepare(ctx context.Context, cfg Config, dir *RunDir, ui UI) (
 	if r.corpus.dropped > 0 {
 		ui.Note("left out %d evaluation prompts that are also trained on", r.corpus.dropped)
 	}
-	if r.backend, err = s.Backend(cfg.Backend); err != nil {
+	if err := r.loadBase(ctx); err != nil {
 		return nil, err
 	}
-	path, err := s.locate(ctx, cfg.Model.Path)
-	if err != nil {
+	if err := r.tokenise(); err != nil {
 		return nil, err
-	}
-	if !dir.readOnly {
-		shape, err := cfg.modelConfig(r.corpus)
-		if err != nil {
-			return nil, err
-		}
-		if cfg.Train == "lora" {
-			if err := cfg.LoRA.Check(shape); err != nil {
-				return nil, fmt.Errorf("lora.%w", err)
-			}
-		}
-		if err := cfg.checkMemory(shape, r.backend); err != nil {
-			return nil, err
-		}
-	}
-	if path == "" {
-		if path, err = scratch(ctx, &cfg, r.backend, r.study, r.corpus, ui); err != nil {
-			return nil, err
-		}
-	}
-	if r.base, err = s.loadPolicy(ctx, r.backend, path, cfg.Model.DType); err != nil {
-		return nil, err
-	}
-	if most := r.base.model.Config.MaxPositions; cfg.MaxPromptTokens+cfg.MaxCompletionTokens > most {
-		return nil, fmt.Errorf("max_prompt_tokens: %d and max_completion_tokens %d exceed the model's context of %d tokens", cfg.MaxPromptTokens, cfg.MaxCompletionTokens, most)
-	}
-	for _, set := range []struct {
-		into *[]bpo.Prompt
-		from []data.Prompt
-	}{{&r.train, r.corpus.train}, {&r.eval, r.corpus.eval}, {&r.test, r.corpus.test}} {
-		cut := 0
-		if *set.into, cut, err = tokenise(r.base.model, cfg.Model.Chat, set.from, cfg.MaxPromptTokens); err != nil {
-			return nil, err
-		}
-		r.truncated += cut
 	}
 	if r.train, err = cfg.Prompts.Select.prompts(ctx, r.base, r.train, cfg.Model.Chat, r.base.model.Config.MaxPositions, cfg.Sample.Batch, cfg.Seed); err != nil {
 		return nil, err
@@ -104,46 +73,118 @@ func (s *Session) prepare(ctx context.Context, cfg Config, dir *RunDir, ui UI) (
 	if err := r.checkData(); err != nil {
 		return nil, err
 	}
-	if r.start, err = startPolicies(ctx, &cfg, r.backend, r.base, r.study, r.corpus, ui); err != nil {
-		return nil, err
-	}
-	annotator, err := s.newAnnotator(cfg.Eval.Annotator, r.corpus.gold, cfg.Backend)
-	if err != nil {
-		return nil, fmt.Errorf("eval.annotator.%w", err)
-	}
-	initial, err := r.initialPolicy()
+	initial, err := r.loadStart(ctx)
 	if err != nil {
 		return nil, err
 	}
-	r.evaluator = &evaluator{cfg: &cfg, base: r.base, annotator: annotator, initial: initial, ui: ui}
-	return r, nil
+	return r, r.newEvaluator(initial)
 }
 
-// checkData notes what the run is made of, and refuses to continue a run whose data or model have changed.
+// loadBase opens the backend and the base model, which is made where it is the study's own and not there yet.
+func (r *trial) loadBase(ctx context.Context) error {
+	cfg, s := r.cfg, r.session
+	var err error
+	if r.backend, err = s.Backend(cfg.Backend); err != nil {
+		return err
+	}
+	path, err := s.locate(ctx, cfg.Model.Path)
+	if err != nil {
+		return err
+	}
+	if !r.dir.readOnly {
+		shape, err := cfg.modelConfig(r.corpus)
+		if err != nil {
+			return err
+		}
+		if cfg.Train == "lora" {
+			if err := cfg.LoRA.Check(shape); err != nil {
+				return fmt.Errorf("lora.%w", err)
+			}
+		}
+		if err := cfg.checkMemory(shape, r.backend); err != nil {
+			return err
+		}
+	}
+	if path == "" {
+		if path, err = scratch(ctx, cfg, r.backend, r.study, r.corpus, r.ui); err != nil {
+			return err
+		}
+	}
+	if r.base, err = s.loadPolicy(ctx, r.backend, path, cfg.Model.DType); err != nil {
+		return err
+	}
+	if most := r.base.model.Config.MaxPositions; cfg.MaxPromptTokens+cfg.MaxCompletionTokens > most {
+		return fmt.Errorf("max_prompt_tokens: %d and max_completion_tokens %d exceed the model's context of %d tokens", cfg.MaxPromptTokens, cfg.MaxCompletionTokens, most)
+	}
+	return nil
+}
+
+func (r *trial) tokenise() error {
+	for _, set := range []struct {
+		into *[]bpo.Prompt
+		from []data.Prompt
+	}{{&r.train, r.corpus.train}, {&r.eval, r.corpus.eval}, {&r.test, r.corpus.test}} {
+		prompts, cut, err := tokenise(r.base.model, r.cfg.Model.Chat, set.from, r.cfg.MaxPromptTokens)
+		if err != nil {
+			return err
+		}
+		*set.into = prompts
+		r.truncated += cut
+	}
+	return nil
+}
+
+// loadStart makes the start policies, and gives what all learners together start as.
+func (r *trial) loadStart(ctx context.Context) (initial models.Policy, err error) {
+	if r.start, err = startPolicies(ctx, r.cfg, r.backend, r.base, r.study, r.corpus, r.ui); err != nil {
+		return initial, err
+	}
+	if len(r.start) == 1 {
+		return r.start[0], nil
+	}
+	if initial, err = bpo.Merge(r.backend, r.cfg.Config, r.start); err != nil {
+		return initial, fmt.Errorf("start policies: %w", err)
+	}
+	return initial, nil
+}
+
+func (r *trial) newEvaluator(initial models.Policy) error {
+	annotator, err := r.session.newAnnotator(r.cfg.Eval.Annotator, r.corpus.gold, r.cfg.Backend)
+	if err != nil {
+		return fmt.Errorf("eval.annotator.%w", err)
+	}
+	r.evaluator = &evaluator{cfg: r.cfg, base: r.base, annotator: annotator, initial: initial, ui: r.ui}
+	return nil
+}
+
+// checkData notes what the run is made of, and refuses to continue a run whose data, model or policies have changed.
 func (r *trial) checkData() error {
 	now, err := r.corpus.hash()
 	if err != nil {
 		return err
 	}
 	now["model"] = r.base.hash
-	if !r.dir.readOnly { // a run that is looked at need not have them any more
-		sums := map[string]string{}
-		judges, err := annotatorFiles("annotator", r.cfg.Annotator, sums)
-		if err != nil {
+	for _, s := range r.cfg.sources() {
+		if s.path() == "" {
+			continue
+		}
+		if now[s.key], err = s.hash(); err != nil {
 			return err
 		}
-		if r.judges, err = annotatorFiles("eval.annotator", r.cfg.Eval.Annotator, sums); err != nil {
-			return err
-		}
-		maps.Copy(now, judges)
-		maps.Copy(now, r.judges)
 	}
-	for name, was := range r.dir.Manifest.Data {
-		if r.dir.readOnly && name != "model" {
-			continue // to be measured on other prompts is what one opens it for
-		}
-		if now[name] != was {
-			return fmt.Errorf("%s changed since this run started (%s, was %s); delete %s to run it anew", name, now[name], was, r.dir.Path)
+	sums := map[string]string{}
+	judges, err := annotatorFiles("annotator", r.cfg.Annotator, sums)
+	if err != nil {
+		return err
+	}
+	if r.judges, err = annotatorFiles("eval.annotator", r.cfg.Eval.Annotator, sums); err != nil {
+		return err
+	}
+	maps.Copy(now, judges)
+	maps.Copy(now, r.judges)
+	for _, name := range slices.Sorted(maps.Keys(r.dir.Manifest.Data)) {
+		if err := r.unchanged(name, now[name]); err != nil {
+			return err
 		}
 	}
 	r.dir.Manifest.Data = now
@@ -151,16 +192,12 @@ func (r *trial) checkData() error {
 	return r.dir.Save()
 }
 
-// initialPolicy is what all learners together start as.
-func (r *trial) initialPolicy() (models.Policy, error) {
-	if len(r.start) == 1 {
-		return r.start[0], nil
+// unchanged refuses what is not as it was when the run started.
+func (r *trial) unchanged(name, now string) error {
+	if was, known := r.dir.Manifest.Data[name]; known && was != now {
+		return fmt.Errorf("%s changed since this run started (%s, was %s); delete %s to run it anew", name, now, was, r.dir.Path)
 	}
-	p, err := bpo.Merge(r.backend, r.cfg.Config, r.start)
-	if err != nil {
-		return p, fmt.Errorf("start policies: %w", err)
-	}
-	return p, nil
+	return nil
 }
 
 func (r *trial) run(ctx context.Context) (Result, error) {
@@ -228,13 +265,17 @@ func (r *trial) curve(ctx context.Context, step int, p models.Policy) (bpo.Metri
 	return e.Metrics, data.Write(filepath.Join(r.dir.Path, "samples", fmt.Sprintf("step-%06d.parquet", step)), e.Outputs, nil)
 }
 
-// final evaluates on the test prompts, or on the eval prompts where there are none.
+// final evaluates a policy for the result.
 func (r *trial) final(ctx context.Context, p models.Policy, step int) (Evaluation, error) {
-	prompts := r.test
-	if len(prompts) == 0 {
-		prompts = r.eval
+	return r.evaluator.measure(ctx, p, r.resultPrompts(), step)
+}
+
+// resultPrompts are the test prompts, or the eval prompts where there are none.
+func (r *trial) resultPrompts() []bpo.Prompt {
+	if len(r.test) == 0 {
+		return r.eval
 	}
-	return r.evaluator.measure(ctx, p, prompts, step)
+	return r.test
 }
 
 // initial evaluates the policy before training, once for all trials that start from it.

@@ -18,7 +18,8 @@ func newSweepCmd() *cobra.Command {
 		Short: "Run every trial of an experiment that is missing or failed, and print the table of results",
 		Long: `Run the trials of an experiment file: the product of sweep.grid times sweep.paired. A trial's run directory is
 named by a hash of its configuration (--out/<study>/<hash>), so the same command continues a sweep that was
-stopped, and an edited file runs only what is new. Several files run one after the other. A failed trial does not stop the others; the exit status is
+stopped, and an edited file runs only what is new. Several files run one after the other, so that one may go on from what an
+earlier one made (study:<study> in start, reference, data or mix.pairs). A failed trial does not stop the others; the exit status is
 non-zero if any failed. The table, over seeds, is printed and written to results.md, results.tex (for
 a paper), results.csv and results.json beside the runs; bpo report draws it.
 
