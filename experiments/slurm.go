@@ -34,7 +34,8 @@ type SlurmOptions struct {
 // Submission is one array job, as it stands in <study>/slurm/<n>/job.json.
 type Submission struct {
 	Job       string    `json:"job"`
-	Tasks     []string  `json:"tasks"` // the hash of each task's trial
+	Tasks     []string  `json:"tasks"`           // the hash of each task's trial
+	After     []string  `json:"after,omitempty"` // jobs and tasks that must end well first: those of studies that its trials go on from
 	Submitted time.Time `json:"submitted"`
 	Command   []string  `json:"command"` // that submitted it
 
@@ -90,24 +91,28 @@ func SubmitSlurm(ctx context.Context, trials []Trial, o SlurmOptions) (_ *Submis
 	if err != nil {
 		return nil, nil, err
 	}
-	saved, tasks := submissionTrials{}, []string(nil)
+	saved, tasks, todo := submissionTrials{}, []string(nil), []Trial(nil)
 	for _, t := range trials {
 		saved.Trials = append(saved.Trials, savedTrial{t.Hash, t.Point, t.Config})
 	}
 	for _, s := range all {
 		if s.State == Pending || s.State == Lost || s.State == Failed && o.Retry {
 			saved.Tasks = append(saved.Tasks, slices.IndexFunc(trials, func(t Trial) bool { return t.Hash == s.Trial.Hash }))
-			tasks = append(tasks, s.Trial.Hash)
+			tasks, todo = append(tasks, s.Trial.Hash), append(todo, s.Trial)
 		}
 	}
 	if len(tasks) == 0 {
 		return nil, all, nil
 	}
+	after, err := waitsFor(ctx, todo, o.Out)
+	if err != nil {
+		return nil, nil, err
+	}
 	dir, err := newSubmissionDir(root)
 	if err != nil {
 		return nil, nil, err
 	}
-	s := &Submission{Dir: dir, Tasks: tasks, Submitted: time.Now().UTC().Truncate(time.Second)}
+	s := &Submission{Dir: dir, Tasks: tasks, After: after, Submitted: time.Now().UTC().Truncate(time.Second)}
 	if err := s.submit(ctx, saved, "bpo-"+trials[0].Config.Study, o); err != nil {
 		return nil, nil, errors.Join(err, os.RemoveAll(dir)) // it never was
 	}
@@ -138,7 +143,7 @@ func (s *Submission) submit(ctx context.Context, saved submissionTrials, name st
 	if err != nil {
 		return err
 	}
-	if s.Command, err = sbatchArgs(s.Dir, name, len(s.Tasks), o); err != nil {
+	if s.Command, err = sbatchArgs(s, name, o); err != nil {
 		return err
 	}
 	script := filepath.Join(s.Dir, scriptFile)
@@ -157,12 +162,12 @@ func (s *Submission) submit(ctx context.Context, saved submissionTrials, name st
 
 // sbatchArgs is the command that submits. Options given on the command line win over SBATCH_* variables, which those in a
 // script would not; the user's come last, so they win over ours.
-func sbatchArgs(dir, name string, tasks int, o SlurmOptions) ([]string, error) {
+func sbatchArgs(s *Submission, name string, o SlurmOptions) ([]string, error) {
 	here, err := os.Getwd() // paths in a configuration are relative to it
 	if err != nil {
 		return nil, err
 	}
-	array := fmt.Sprintf("--array=0-%d", tasks-1)
+	array := fmt.Sprintf("--array=0-%d", len(s.Tasks)-1)
 	if o.Jobs > 0 {
 		array += fmt.Sprintf("%%%d", o.Jobs)
 	}
@@ -171,9 +176,12 @@ func sbatchArgs(dir, name string, tasks int, o SlurmOptions) ([]string, error) {
 		// To the batch shell alone, which bpo has replaced. Not TERM: that is what scancel sends, and who cancels a task
 		// does not want it back.
 		fmt.Sprintf("--signal=B:USR1@%d", stopNotice),
-		"--chdir=" + here, "--output=" + strings.ReplaceAll(dir, "%", "%%") + "/%a.log",
+		"--chdir=" + here, "--output=" + strings.ReplaceAll(s.Dir, "%", "%%") + "/%a.log",
 	}
-	return append(append(args, o.Args...), filepath.Join(dir, scriptFile)), nil
+	if len(s.After) > 0 { // else they would stay in the queue for ever where one of those fails
+		args = append(args, "--dependency=afterok:"+strings.Join(s.After, ":"), "--kill-on-invalid-dep=yes")
+	}
+	return append(append(args, o.Args...), filepath.Join(s.Dir, scriptFile)), nil
 }
 
 func taskScript(submit, task []string) []byte {

@@ -56,6 +56,45 @@ func submissions(study string) ([]Submission, error) {
 	return all, nil
 }
 
+// waitsFor are the jobs, or single tasks of them, that have yet to end in the studies which trials go on from.
+func waitsFor(ctx context.Context, trials []Trial, out string) ([]string, error) {
+	var after []string
+	for _, name := range studiesNamed(trials) {
+		study := filepath.Join(out, name)
+		all, err := submissions(study)
+		if err != nil {
+			return nil, err
+		}
+		open := map[string]bool{}
+		for _, s := range all {
+			for _, hash := range s.Tasks {
+				m, err := ReadManifest(filepath.Join(study, hash))
+				if err != nil {
+					return nil, err
+				}
+				open[hash] = m.State != Done
+			}
+		}
+		tasks, err := slurmTasks(ctx, study, open)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range all {
+			var live []string
+			for i, hash := range s.Tasks {
+				if id := s.Job + "_" + strconv.Itoa(i); tasks[hash].ID == id && tasks[hash].live() {
+					live = append(live, id)
+				}
+			}
+			if len(live) == len(s.Tasks) {
+				live = []string{s.Job}
+			}
+			after = append(after, live...)
+		}
+	}
+	return after, nil
+}
+
 // slurmTasks says for each trial that was submitted what its task is doing or, where it has none any more, how the newest
 // one ended. Slurm is asked only about submissions with a trial in open.
 func slurmTasks(ctx context.Context, study string, open map[string]bool) (map[string]slurmTask, error) {

@@ -114,6 +114,56 @@ func TestSlurmSubmission(t *testing.T) {
 	}
 }
 
+// A sweep that goes on from another study's runs waits for those of them that are in the queue still: for a job as a whole
+// where all of its tasks are.
+func TestSlurmDependency(t *testing.T) {
+	dir := fakeSlurm(t, map[string]string{"sbatch": "echo 7", "squeue": "printf '7|0|PENDING|Priority\\n7|1|RUNNING|None\\n'", "sacct": noAccounts})
+	out := t.TempDir()
+	first := trialsOf(t, taskYAML+"sweep: {grid: {seed: [0, 1]}}")
+	next := trialsOf(t, strings.Replace(taskYAML, "study: s", "study: next", 1)+"reference: checkpoint:study:s\n")
+	// What a submission waits for, as it says and as sbatch was told.
+	submit := func(trials []Trial) (after []string, dependency string) {
+		t.Helper()
+		s, _, err := SubmitSlurm(t.Context(), trials, SlurmOptions{Out: out})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.RemoveAll(filepath.Join(out, "next", "slurm")); err != nil {
+			t.Fatal(err)
+		}
+		given, err := os.ReadFile(filepath.Join(dir, "sbatch.args"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var options []string
+		for line := range strings.Lines(string(given)) {
+			if strings.Contains(line, "dep") {
+				options = append(options, strings.TrimSpace(line))
+			}
+		}
+		return s.After, strings.Join(options, " ")
+	}
+	if after, given := submit(next); after != nil || given != "" {
+		t.Errorf("with nothing in the queue: %q, %q", after, given)
+	}
+	if after, given := submit(first); after != nil || given != "" {
+		t.Errorf("a study by itself: %q, %q", after, given)
+	}
+	if after, given := submit(next); !reflect.DeepEqual(after, []string{"7"}) || given != "--dependency=afterok:7 --kill-on-invalid-dep=yes" {
+		t.Errorf("after a whole job: %q, %q", after, given)
+	}
+	if failed, err := Sweep(t.Context(), first[:1], SweepOptions{Out: out, Run: fakeRun, UI: &silent{}}); err != nil || failed != 0 {
+		t.Fatal(failed, err)
+	}
+	if after, given := submit(next); !reflect.DeepEqual(after, []string{"7_1"}) || given != "--dependency=afterok:7_1 --kill-on-invalid-dep=yes" {
+		t.Errorf("after what is left of a job: %q, %q", after, given)
+	}
+	fakeSlurm(t, map[string]string{"sbatch": "echo 8", "squeue": "echo 'squeue: error: no answer' >&2; exit 1"})
+	if _, _, err := SubmitSlurm(t.Context(), next, SlurmOptions{Out: out}); err == nil || err.Error() != "squeue: no answer" {
+		t.Errorf("without an answer: %v", err)
+	}
+}
+
 func TestSlurmRefusals(t *testing.T) {
 	trials, out := trialsOf(t, taskYAML), t.TempDir()
 	study := filepath.Join(out, "s")

@@ -93,6 +93,9 @@ func submitSweep(cmd *cobra.Command, trials []experiments.Trial, o experiments.S
 		return nil
 	}
 	fmt.Fprintf(w, "submitted job %s, an array of %d tasks\n", s.Job, len(s.Tasks))
+	if len(s.After) > 0 {
+		fmt.Fprintf(w, "  after   %s, where studies that it goes on from are made\n", strings.Join(s.After, ", "))
+	}
 	fmt.Fprintf(w, "  look    the same command with --status; squeue -j %s; bpo watch %s\n", s.Job, study)
 	fmt.Fprintf(w, "  logs    %s\n", s.Dir)
 	fmt.Fprintf(w, "  stop    scancel %s\n", s.Job)

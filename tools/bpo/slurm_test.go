@@ -122,6 +122,47 @@ func TestSweepOnSlurm(t *testing.T) {
 	}
 }
 
+// A study that goes on from another's run starts when that has ended well, though both are submitted at once, and is told off
+// the queue when it has not.
+func TestStudiesInOrderOnSlurm(t *testing.T) {
+	if testing.Short() {
+		t.Skip("half a minute of waiting for Slurm")
+	}
+	startCluster(t)
+	t.Setenv("GOMLX_BACKEND", "go")
+	dir := t.TempDir()
+	one := strings.Replace(tinyYAML[:strings.Index(tinyYAML, "sweep:")], "study: tiny", "study: one", 1)
+	two := strings.Replace(one, "study: one", "study: two\nreference: checkpoint:study:one", 1)
+	for name, text := range map[string]string{"one.yaml": one, "two.yaml": two} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	sweep := func(more ...string) string {
+		t.Helper()
+		stdout, stderr, status := cli(t, dir, "", append([]string{"sweep", "one.yaml", "two.yaml", "--out", "here"}, more...)...)
+		if status != 0 {
+			t.Fatal(stderr)
+		}
+		return stdout
+	}
+	empty := func() bool { return slurm(t, "squeue", "--noheader") == "" }
+	if out := sweep("--launcher", "slurm", "--sbatch", "--begin=now+5"); !strings.Contains(out, "  after   1, ") {
+		t.Errorf("submitted: %s", out)
+	}
+	if out := sweep("--status"); !strings.Contains(out, "task 2_0 PENDING") {
+		t.Errorf("while the first waits: %s", out)
+	}
+	waitFor(t, 2*time.Minute, "both to end", empty)
+	if out := sweep("--status"); !strings.Contains(out, "here/one: 1 runs: 1 done") || !strings.Contains(out, "here/two: 1 runs: 1 done") {
+		t.Errorf("at the end: %s", out)
+	}
+
+	sweep("--launcher", "slurm", "--set", "seed=1", "--sbatch", "--begin=now+100")
+	slurm(t, "scancel", "3")
+	waitFor(t, 2*time.Minute, "what waits for a job that is cancelled to go", empty)
+}
+
 // tasks are those of job 1, by index.
 type tasks struct {
 	t      *testing.T
