@@ -89,7 +89,7 @@ func hashFiles(path string) (string, error) {
 			}
 			return nil
 		}
-		if file != root && (slices.Contains([]string{"manifest.json", resultFile}, name) ||
+		if file != root && (slices.Contains([]string{"manifest.json", rewardInputsFile, resultFile}, name) ||
 			!slices.Contains([]string{".safetensors", ".gguf", ".json", ".yaml", ".model", ".jinja"}, filepath.Ext(name))) {
 			return nil
 		}

@@ -1,9 +1,11 @@
 package experiments
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -129,7 +131,7 @@ func (c *RewardConfig) Validate() error {
 	return nil
 }
 
-const rewardConfigFile, rewardResultFile = "reward.yaml", "results.json"
+const rewardConfigFile, rewardInputsFile, rewardResultFile = "reward.yaml", "inputs.json", "results.json"
 
 // RewardResult says how a reward model judges pairs: rewards/accuracies with _low and _high (95 % bootstrap over pairs),
 // rewards/margins, nll, ece, n, and longer, the accuracy of preferring the longer text. Where there are several members,
@@ -209,6 +211,9 @@ func (s *Session) TrainReward(ctx context.Context, c RewardConfig, dir string, u
 	if err != nil {
 		return r, err
 	}
+	if err := c.checkInputs(dir, train, eval, base.hash); err != nil {
+		return r, err
+	}
 	m := *base.model
 	m.Config.Reward = true
 	if c.Train == "lora" {
@@ -261,6 +266,36 @@ func (c *RewardConfig) claim(dir string) error {
 		return fmt.Errorf("%s was trained with another configuration (%s); choose another directory, or delete it", dir, path)
 	}
 	return WriteFile(path, raw)
+}
+
+// checkInputs notes in the directory what the model is made of, and refuses to go on, or to measure again, with other pairs
+// or another base under the same names.
+func (c *RewardConfig) checkInputs(dir string, train, eval []data.Preference, base string) error {
+	path, was := filepath.Join(dir, rewardInputsFile), map[string]string{}
+	if err := readJSON(path, &was); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	now := map[string]string{"model.path": base}
+	for key, pairs := range map[string][]data.Preference{"pairs.train": train, "pairs.eval": eval} {
+		var err error
+		if now[key], err = hashPairs(func(yield func(data.Preference, error) bool) {
+			for _, p := range pairs {
+				if !yield(p, nil) {
+					return
+				}
+			}
+		}); err != nil {
+			return err
+		}
+	}
+	for _, in := range []struct{ key, file string }{
+		{"model.path", c.Model.Path}, {"pairs.train", c.Pairs.Train}, {"pairs.eval", cmp.Or(c.Pairs.Eval, c.Pairs.Train)},
+	} {
+		if was, known := was[in.key]; known && was != now[in.key] {
+			return fmt.Errorf("%s: %s changed since the training in %s started (%s, was %s); choose another directory, or delete it", in.key, in.file, dir, now[in.key], was)
+		}
+	}
+	return writeJSON(path, now)
 }
 
 // member trains one model into dir, unless it is there.

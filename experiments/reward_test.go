@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -122,6 +123,32 @@ func TestTrainReward(t *testing.T) {
 			}
 			if err := lock.Close(); err != nil {
 				t.Fatal(err)
+			}
+			// Nor does the same configuration, when what its names stand for has changed.
+			for _, change := range []struct{ file, key string }{{"train.parquet", "pairs.train"}, {"eval.parquet", "pairs.eval"}, {"base/model.safetensors", "model.path"}} {
+				file := filepath.Join(dir, change.file)
+				raw, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if strings.HasSuffix(file, ".parquet") {
+					pairs, _ := data.Read[data.Preference](file)
+					err = data.Write(file, pairs[1:], nil)
+				} else {
+					changed := slices.Clone(raw)
+					changed[len(raw)-1] ^= 1
+					err = os.WriteFile(file, changed, 0o644)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, err = (&Session{Offline: true}).TrainReward(t.Context(), c, whole, &silent{})
+				if named := strings.TrimSuffix(file, "/model.safetensors"); err == nil || !strings.HasPrefix(err.Error(), change.key+": "+named+" changed since the training in "+whole+" started (") {
+					t.Errorf("with another %s: %v", change.file, err)
+				}
+				if err := os.WriteFile(file, raw, 0o644); err != nil {
+					t.Fatal(err)
+				}
 			}
 			if name == "ensemble" {
 				return
