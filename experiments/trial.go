@@ -278,24 +278,25 @@ func (r *trial) resultPrompts() []bpo.Prompt {
 	return r.test
 }
 
-// initial evaluates the policy before training, once for all trials that start from it.
+// initial evaluates the policy before training, once for all trials that start from it, whatever their seeds: what is
+// measured depends on the key alone, not on which trial comes first.
 func (r *trial) initial(ctx context.Context, result *Result) error {
-	start := ""
-	for _, p := range r.start {
-		start += p.Hash()
-	}
 	texts, err := r.corpus.hash()
 	if err != nil {
 		return err
 	}
 	maps.Copy(texts, r.judges)
-	c := r.cfg
+	c := *r.cfg
+	c.Seed = 0
+	start := r.evaluator.initial.Hash()
 	if c.SFT.Steps == 0 && c.Start == "" {
 		start = "" // fresh adapters change nothing, whatever their seed
 	}
-	key := []any{"initial", r.base.hash, start, texts, c.Eval, c.Model.Chat, c.MaxPromptTokens, c.MaxCompletionTokens, c.Backend}
+	key := []any{"start policy", r.base.hash, start, texts, c.Eval, c.Model.Chat, c.MaxPromptTokens, c.MaxCompletionTokens, c.Sample.Batch, c.Backend}
 	dir, err := sharedWork(ctx, r.study, key, r.ui, func(dir string) error {
-		e, err := r.final(ctx, r.evaluator.initial, 0)
+		v := *r.evaluator
+		v.cfg = &c
+		e, err := v.measure(ctx, v.initial, r.resultPrompts(), 0)
 		if err != nil {
 			return err
 		}

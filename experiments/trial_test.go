@@ -126,6 +126,32 @@ func TestTrialEndToEnd(t *testing.T) {
 	}
 }
 
+// The start policy's numbers are those of the policy, not of the trial that comes first.
+func TestStartPolicyIsMeasuredAlike(t *testing.T) {
+	s := &Session{Offline: true}
+	yaml := strings.NewReplacer("BACKEND", "go", "sft: {steps: 2, batch_size: 4}\n", "", "eval: {n: 8,", "eval: {n: 8, temperature: 1,").Replace(tinyYAML)
+	initial := func(out, seed string) (map[string]float64, string) {
+		t.Helper()
+		_, r, err := RunOne(context.Background(), trialsOf(t, yaml+"seed: "+seed+"\n")[0], out, s.Execute, &silent{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Initial, r.InitialDir
+	}
+	a, b := t.TempDir(), t.TempDir()
+	three, dir := initial(a, "3")
+	zero, other := initial(b, "0")
+	again, shared := initial(b, "3")
+	if dir != other || dir != shared {
+		t.Errorf("one start policy is measured in %s, %s and %s", dir, other, shared)
+	}
+	for name, v := range zero {
+		if three[name] != v || again[name] != v {
+			t.Errorf("%s: %v first by seed 3, %v by seed 0", name, three[name], v)
+		}
+	}
+}
+
 func TestLeakage(t *testing.T) {
 	dir := t.TempDir()
 	file := func(name string, prompts ...string) string {
