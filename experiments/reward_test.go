@@ -363,9 +363,11 @@ func TestExportReward(t *testing.T) {
 	}
 }
 
-// The example beside this file loads.
-func TestRewardExample(t *testing.T) {
-	if _, err := LoadReward("reward.yaml", nil); err != nil {
-		t.Error(err)
+// The examples beside this file load.
+func TestRewardExamples(t *testing.T) {
+	for _, file := range []string{"reward.yaml", "reward-made.yaml"} {
+		if _, err := LoadReward(file, nil); err != nil {
+			t.Error(err)
+		}
 	}
 }
