@@ -236,26 +236,30 @@ func winRateOverAnnotations(t Table, l layout, study string) (figure, error) {
 	if l.xKey == "" {
 		return figure{}, nil
 	}
-	for pi, value := range l.panels {
-		p := panel{title: l.panelTitle(value), x: "prompts annotated", y: "win rate (dev)", rate: true, legend: pi == 0}
-		longest := 0
-		for _, r := range t.Rows {
-			if l.panel(r) != value || r.Seeds == 0 {
-				continue
+	drawn := false
+	for _, value := range l.panels {
+		for _, arm := range l.arms {
+			p := panel{title: strings.Trim(l.panelTitle(value)+", "+arm, ", "), x: "prompts annotated", y: "win rate (dev)", rate: true, legend: len(f.panels) == 0}
+			for _, r := range t.Rows {
+				if l.panel(r) != value || l.arm(r) != arm || r.Seeds == 0 {
+					continue
+				}
+				curves, err := meanCurves(study, r.Runs)
+				if err != nil {
+					return f, err
+				}
+				i := slices.Index(l.xs, l.x(r))
+				s := series{name: l.xName(r), hue: i, dash: i, marks: true, points: spent(curves["collect/prompts"], curves["eval/win_rate"])}
+				drawn = drawn || len(s.points) > 1
+				p.series = append(p.series, s)
 			}
-			curves, err := meanCurves(study, r.Runs)
-			if err != nil {
-				return f, err
+			if len(p.series) > 0 {
+				f.panels = append(f.panels, p)
 			}
-			s := series{name: l.xName(r) + ", " + l.arm(r), hue: slices.Index(l.arms, l.arm(r)), dash: max(0, slices.Index(l.xs, l.x(r))), marks: true,
-				points: spent(curves["collect/prompts"], curves["eval/win_rate"])}
-			longest = max(longest, len(s.points))
-			p.series = append(p.series, s)
 		}
-		if longest < 2 || len(p.series) > mostLines+2 { // a line of one F is a few marks
-			return figure{}, nil
-		}
-		f.panels = append(f.panels, p)
+	}
+	if !drawn || len(l.xs) > mostLines {
+		return figure{}, nil
 	}
 	return shareY(f), nil
 }
