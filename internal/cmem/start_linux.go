@@ -17,14 +17,14 @@ const (
 	preload = "LD_PRELOAD"
 	// given keeps the caller's LD_PRELOAD while the program starts again.
 	given = "GOBPO_LD_PRELOAD"
-	// One arena, for what one thread frees another needs next; pages go back after two seconds. Kept for good, as is fastest
-	// for one shape, the buffers of a reward model's many shapes filled 24 GB.
+	// One arena, for what one thread frees another needs next; pages go back after two seconds, also those of large buffers (with
+	// keepLarge). Kept for good, as is fastest for one shape, the buffers of a reward model's many shapes filled 24 GB.
 	conf, keep = "MALLOC_CONF", "narenas:1,oversize_threshold:0,dirty_decay_ms:2000,muzzy_decay_ms:0"
 )
 
 // Start tunes the C heap by starting the program again (same process, same arguments) with an environment that is read
 // only at a program's start. Call it first in main. XLA allocates a step's temporaries, and what its matmuls pack, afresh
-// every time, from many threads. With tcmalloc or jemalloc, where one is installed, a run on two CPUs takes two thirds to
+// every time, from many threads. With tcmalloc or jemalloc, where one is installed, a run on two CPUs takes about
 // three quarters of its time with glibc's malloc. Without one, glibc is told to ask for huge pages, which saves it page
 // faults where the kernel leaves the choice to programs. Programs that this one starts get the caller's LD_PRELOAD.
 func Start() {
