@@ -64,14 +64,10 @@ func rawLines(path string) iter.Seq2[rawRow, error] {
 			return
 		}
 		defer f.Close()
-		in, what := bufio.NewReaderSize(f, 1<<16), "cannot be read"
-		if magic, _ := in.Peek(2); string(magic) == "\x1f\x8b" {
-			z, err := gzip.NewReader(in)
-			if err != nil {
-				yield(rawRow{}, fmt.Errorf("%s: corrupt gzip header: %w", path, err))
-				return
-			}
-			in, what = bufio.NewReaderSize(z, 1<<16), "truncated or corrupt gzip data"
+		in, what, err := unzipped(f)
+		if err != nil {
+			yield(rawRow{}, fmt.Errorf("%s: %w", path, err))
+			return
 		}
 		var line []byte
 		for n := 1; ; n++ {
@@ -103,6 +99,37 @@ func rawLines(path string) iter.Seq2[rawRow, error] {
 			}
 		}
 	}
+}
+
+// unzipped reads what a file holds, uncompressed if it is gzip; what says what a later error means.
+func unzipped(f io.Reader) (in *bufio.Reader, what string, err error) {
+	in = bufio.NewReaderSize(f, 1<<16)
+	if magic, _ := in.Peek(2); string(magic) != "\x1f\x8b" {
+		return in, "cannot be read", nil
+	}
+	z, err := gzip.NewReader(in)
+	if err != nil {
+		return nil, "", fmt.Errorf("corrupt gzip header: %w", err)
+	}
+	return bufio.NewReaderSize(z, 1<<16), "truncated or corrupt gzip data", nil
+}
+
+// ReadText reads a whole file, uncompressed if it is gzip, as the content says. Its errors name the file.
+func ReadText(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	in, what, err := unzipped(f)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	text, err := io.ReadAll(in)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %s: %w", path, what, err)
+	}
+	return text, nil
 }
 
 // readLine appends the next line to buf; io.EOF comes with the last one.

@@ -1,6 +1,7 @@
 package experiments
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"math"
@@ -8,6 +9,8 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"gonum.org/v1/gonum/stat"
 
 	"gobpo/experiments/stats"
 )
@@ -48,6 +51,10 @@ func (t Table) compare(study string, base int) (against string, out []Comparison
 	if err != nil {
 		return "", nil, err
 	}
+	measuredOn, err := t.prompts(study, t.Rows[base])
+	if err != nil {
+		return "", nil, err
+	}
 	out = []Comparison{}
 	var ps []float64
 	for i, row := range t.Rows {
@@ -57,8 +64,12 @@ func (t Table) compare(study string, base int) (against string, out []Comparison
 		if !slices.Equal(row.RunSeeds, t.Rows[base].RunSeeds) {
 			return "", nil, fmt.Errorf("%s has the seeds %v, %s %v; finish the sweep first", t.name(row), row.RunSeeds, t.name(t.Rows[base]), t.Rows[base].RunSeeds)
 		}
-		if err := t.samePrompts(study, row, t.Rows[base]); err != nil {
+		on, err := t.prompts(study, row)
+		if err != nil {
 			return "", nil, err
+		}
+		if on != "" && measuredOn != "" && on != measuredOn {
+			return "", nil, fmt.Errorf("%s and %s were measured on different prompts (%s and %s) and cannot be paired", t.name(row), t.name(t.Rows[base]), on, measuredOn)
 		}
 		x, err := t.outcomes(study, row)
 		if err != nil {
@@ -70,9 +81,7 @@ func (t Table) compare(study string, base int) (against string, out []Comparison
 		}
 		var bySeed []float64
 		for g := range x {
-			mean, _ := stats.Bootstrap{Resamples: 1}.Mean(x[g : g+1])
-			baseMean, _ := stats.Bootstrap{Resamples: 1}.Mean(y[g : g+1])
-			bySeed = append(bySeed, mean-baseMean)
+			bySeed = append(bySeed, stat.Mean(x[g], nil)-stat.Mean(y[g], nil))
 		}
 		byPrompt, baseByPrompt := stats.ByPrompt(x), stats.ByPrompt(y)
 		if byPrompt == nil {
@@ -109,24 +118,20 @@ func (t Table) outcomes(study string, r Row) (out [][]float64, err error) {
 	return out, nil
 }
 
-// samePrompts holds by the hashes that the runs noted of the prompts they were measured on.
-func (t Table) samePrompts(study string, x, y Row) error {
-	seen := ""
-	for _, run := range slices.Concat(x.Runs, y.Runs) {
+// prompts identifies what an arm's runs were measured on, by the hash that they noted; "" where none noted one.
+func (t Table) prompts(study string, r Row) (on string, err error) {
+	for _, run := range r.Runs {
 		m, err := ReadManifest(filepath.Join(study, run))
 		if err != nil {
-			return err
+			return "", err
 		}
-		on := m.Data["prompts/test"]
-		if on == "" { // as trial.final does
-			on = m.Data["prompts/eval"]
+		noted := cmp.Or(m.Data["prompts/test"], m.Data["prompts/eval"]) // see trial.resultPrompts
+		if on != "" && noted != "" && on != noted {
+			return "", fmt.Errorf("%s: its runs were measured on different prompts (%s and %s)", t.name(r), on, noted)
 		}
-		if seen != "" && on != "" && seen != on {
-			return fmt.Errorf("%s and %s were measured on different prompts (%s and %s) and cannot be paired", t.name(x), t.name(y), seen, on)
-		}
-		seen = on
+		on = cmp.Or(on, noted)
 	}
-	return nil
+	return on, nil
 }
 
 // name is an arm's settings: "reference=sft refresh=1".

@@ -149,7 +149,7 @@ func (s *Session) EvaluateRun(ctx context.Context, path string, useEval bool, ad
 
 // startAgain is what a finished run started as.
 func (r *trial) startAgain(ctx context.Context) (models.Policy, error) {
-	if start := r.cfg.sources()[0]; start.path() != "" {
+	if start := r.cfg.startSource(); start.path() != "" {
 		if err := start.locate(filepath.Dir(r.study), r.cfg.Seed); err != nil {
 			return models.Policy{}, err
 		}

@@ -20,9 +20,11 @@ type source struct {
 	value  *string
 }
 
+func (c *Config) startSource() source { return source{"start", "checkpoint:", &c.Start} }
+
 func (c *Config) sources() []source {
 	return []source{
-		{"start", "checkpoint:", &c.Start}, {"reference", "checkpoint:", &c.Reference},
+		c.startSource(), {"reference", "checkpoint:", &c.Reference},
 		{"data", "offline:", &c.Data}, {"mix.pairs", "", &c.Mix.Pairs},
 	}
 }

@@ -2,14 +2,11 @@ package main
 
 import (
 	"bytes"
-	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
 	"maps"
-	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -197,18 +194,9 @@ func readLines(path string) ([]output, error) {
 
 // readText reads a text, plain or compressed.
 func readText(path string) ([]byte, error) {
-	text, err := os.ReadFile(path)
+	text, err := data.ReadText(path)
 	if err != nil {
 		return nil, err
-	}
-	if bytes.HasPrefix(text, []byte("\x1f\x8b")) {
-		z, err := gzip.NewReader(bytes.NewReader(text))
-		if err == nil {
-			text, err = io.ReadAll(z)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("%s: truncated or corrupt gzip data: %w", path, err)
-		}
 	}
 	text = bytes.TrimPrefix(text, []byte("\ufeff"))
 	for i, line := range bytes.Split(text, []byte("\n")) {
