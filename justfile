@@ -25,12 +25,15 @@ bench *args:
 fmt:
     gofmt -w .
 
+# where paper and related put their runs: just out=elsewhere paper
+out := "runs"
+
 # the paper's experiments at the embedded scale, five seeds: frequency, losses, β, references, ensembles
 paper *args:
-    go run ./tools/bpo sweep experiments/paper/*.yaml {{args}}
-    go run ./tools/bpo report runs/paper-*
+    go run ./tools/bpo sweep experiments/paper/*.yaml --out {{out}} {{args}}
+    go run ./tools/bpo report {{out}}/paper-*
 
 # related systems at the embedded scale, three seeds: SAPO, ExPO, MPO, LINVIT, selectors, OAIF, mixed data; all losses (two seeds)
 related *args:
-    go run ./tools/bpo sweep experiments/related/*.yaml {{args}}
-    go run ./tools/bpo report runs/related-*
+    go run ./tools/bpo sweep experiments/related/*.yaml --out {{out}} {{args}}
+    go run ./tools/bpo report {{out}}/related-*

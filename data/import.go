@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -43,6 +44,11 @@ func Import(ctx context.Context, inputs []string, out string, o ImportOptions) (
 	rep := ImportReport{Written: map[string]int{}, Skipped: map[string]int{}}
 	if err := o.check(inputs); err != nil {
 		return rep, err
+	}
+	for _, path := range inputs {
+		if err := o.splitBefore(path); err != nil {
+			return rep, err
+		}
 	}
 	var sink sink
 	defer func() {
@@ -126,6 +132,21 @@ func (o *ImportOptions) check(inputs []string) error {
 	return nil
 }
 
+// splitBefore refuses to split a share of a split by the same hash: its rows would not divide by the shares that are asked for.
+func (o ImportOptions) splitBefore(path string) error {
+	if len(o.Splits) == 0 {
+		return nil
+	}
+	info, err := Describe(path)
+	if err == nil && info.Meta[splitSeedKey] == strconv.FormatUint(o.Seed, 10) {
+		err = fmt.Errorf("%s: came of a split with seed %d; split it with another seed", path, o.Seed)
+	}
+	return err
+}
+
+// splitSeedKey is the metadata key of files that came of a split.
+const splitSeedKey = "gobpo.split_seed"
+
 // outputName is the file a split goes to.
 func outputName(out, split string) string {
 	if split == "" {
@@ -150,7 +171,7 @@ func (o ImportOptions) open(out string, first row, inputs []string) (sink, error
 	}
 	meta := map[string]string{"gobpo.source": baseNames(inputs)}
 	if len(o.Splits) > 0 {
-		meta["gobpo.split_seed"] = fmt.Sprint(o.Seed)
+		meta[splitSeedKey] = strconv.FormatUint(o.Seed, 10)
 	}
 	if o.As == "preferences" || o.As != "prompts" && first.pair != nil {
 		return openFiles(names, meta, func(r located) (Preference, error) {

@@ -78,6 +78,22 @@ func TestImportRealPrompts(t *testing.T) {
 	if c := Check(CheckOptions{}, paths...); len(c.Errors) > 0 {
 		t.Errorf("splits leak: %v", c.Errors)
 	}
+
+	// A share is split again by another seed only.
+	again, half := filepath.Join(dir, "again.parquet"), Splits{{"a", 0.5}, {"b", 0.5}}
+	_, err = Import(t.Context(), paths[:1], again, ImportOptions{Splits: half, Seed: 3})
+	if err == nil || !strings.Contains(err.Error(), "hh-train.parquet: came of a split with seed 3") {
+		t.Errorf("a share split by the same seed: %v", err)
+	}
+	shares, err := Import(t.Context(), paths[:1], again, ImportOptions{Splits: half, Seed: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path, n := range shares.Written {
+		if got := float64(n) / float64(rep.Written[paths[0]]); got < 0.45 || got > 0.55 {
+			t.Errorf("%s has %.3f of the rows, want about 0.5", path, got)
+		}
+	}
 }
 
 // An import that fails, at any row or by a cancelled context, leaves nothing.

@@ -4,6 +4,7 @@ import (
 	"math"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -172,7 +173,7 @@ func TestShippedExperiments(t *testing.T) {
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s: %v", pattern, err)
 		}
-		studies := map[string]bool{}
+		studies, sweeps := map[string]bool{}, [][]Trial(nil)
 		for _, file := range files {
 			if strings.HasPrefix(file, "reward") { // see TestRewardExamples
 				continue
@@ -200,6 +201,14 @@ func TestShippedExperiments(t *testing.T) {
 				}
 			}
 			studies[trials[0].Config.Study] = true
+			sweeps = append(sweeps, trials)
+		}
+		if err := InOrder(sweeps); err != nil {
+			t.Error(err)
+		}
+		slices.Reverse(sweeps)
+		if err := InOrder(sweeps); pattern == "related/*.yaml" && (err == nil || !strings.Contains(err.Error(), "whose file comes after its own")) {
+			t.Errorf("%s the other way round: %v", pattern, err)
 		}
 	}
 }

@@ -60,6 +60,10 @@ func DefaultRewardConfig() RewardConfig {
 	return c
 }
 
+// heldOutSeed is not one that a user's bpo data import --split has: in a share that a split made, the same hash would hold out
+// nothing, or all.
+const heldOutSeed = 1<<64 - 1
+
 var rewardSchema = schemaOf(reflect.TypeFor[RewardConfig]())
 
 // LoadReward reads a file for bpo reward train, with sets laid over it as Load does.
@@ -155,7 +159,7 @@ func (c *RewardConfig) pairsOf() (train, eval []data.Preference, err error) {
 		split := data.Splits{{Name: "eval", Share: c.Pairs.Share}, {Name: "train", Share: 1 - c.Pairs.Share}}
 		var kept []data.Preference
 		for _, p := range train {
-			if split.Of(p.Prompt, 0) == "eval" { // the same pairs whatever the seed
+			if split.Of(p.Prompt, heldOutSeed) == "eval" { // the same pairs whatever the training's seed
 				eval = append(eval, p)
 			} else {
 				kept = append(kept, p)

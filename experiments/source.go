@@ -136,6 +136,26 @@ func hashPairs(pairs iter.Seq2[data.Preference, error]) (string, error) {
 	return fmt.Sprintf("%x (%d)", h.Sum(nil)[:8], n), nil
 }
 
+// InOrder reports a sweep that goes on from the study of a later one: run in this order, its trials would fail one by one.
+func InOrder(sweeps [][]Trial) error {
+	made := map[string]int{} // study → the first sweep that makes it
+	for i, trials := range sweeps {
+		for _, t := range trials {
+			if _, ok := made[t.Config.Study]; !ok {
+				made[t.Config.Study] = i
+			}
+		}
+	}
+	for i, trials := range sweeps {
+		for _, study := range studiesNamed(trials) {
+			if at, ok := made[study]; ok && at > i {
+				return fmt.Errorf("study %s goes on from %s, whose file comes after its own; give that one first", trials[0].Config.Study, study)
+			}
+		}
+	}
+	return nil
+}
+
 // studiesNamed are the studies whose runs trials go on from.
 func studiesNamed(trials []Trial) []string {
 	var names []string

@@ -178,12 +178,19 @@ func (c *chatClient) post(ctx context.Context, body []byte) ([]byte, error) {
 	switch code := res.StatusCode; {
 	case code == http.StatusTooManyRequests || code == http.StatusRequestTimeout || code == http.StatusConflict || code >= 500:
 		if wait, ok := retryAfter(res.Header); ok {
+			if wait > longestWait {
+				return nil, backoff.Permanent(fmt.Errorf("%w; it wants to be left alone for %v", err, wait.Round(time.Second)))
+			}
 			return nil, fmt.Errorf("%w (%w)", err, &backoff.RetryAfterError{Duration: wait})
 		}
 		return nil, err
 	}
 	return nil, backoff.Permanent(err)
 }
+
+// longestWait is the most a run waits for a server that says how long: a quota of the day is better an error than a silent night.
+// What has been answered is in the cache when the run goes on.
+const longestWait = 10 * time.Minute
 
 // retryAfter is how long a server wants to be left alone, said in seconds or as a date.
 func retryAfter(h http.Header) (wait time.Duration, ok bool) {

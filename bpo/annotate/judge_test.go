@@ -194,19 +194,21 @@ func TestJudgeKeepsTheKey(t *testing.T) {
 	}
 }
 
-// Retry-After counts with every status that is tried again, in seconds or as a date, and is told on the error's one line.
+// Retry-After counts with every status that is tried again, in seconds or as a date, and is told on the error's one line. A very
+// long one is not waited for, however many retries are left.
 func TestJudgeRetryAfter(t *testing.T) {
 	for _, c := range []struct {
-		status      int
-		after, want string
+		status, retries int
+		after, want     string
 	}{
-		{http.StatusTooManyRequests, "7", " (retry after 7s)"},
-		{http.StatusInternalServerError, "7", " (retry after 7s)"},
-		{http.StatusConflict, time.Now().Add(time.Hour).UTC().Format(http.TimeFormat), " (retry after 59m5"},
-		{http.StatusServiceUnavailable, "Mon, 02 Jan 2006 15:04:05 GMT", " (retry after 0s)"},
-		{http.StatusServiceUnavailable, "-5", " (retry after 0s)"},
-		{http.StatusServiceUnavailable, "soon", ": oops"},
-		{http.StatusBadRequest, "7", ": oops"},
+		{http.StatusTooManyRequests, 0, "7", " (retry after 7s)"},
+		{http.StatusInternalServerError, 0, "7", " (retry after 7s)"},
+		{http.StatusConflict, 0, time.Now().Add(time.Minute).UTC().Format(http.TimeFormat), " (retry after 5"},
+		{http.StatusTooManyRequests, 6, "3600", ": oops; it wants to be left alone for 1h0m0s"},
+		{http.StatusServiceUnavailable, 0, "Mon, 02 Jan 2006 15:04:05 GMT", " (retry after 0s)"},
+		{http.StatusServiceUnavailable, 0, "-5", " (retry after 0s)"},
+		{http.StatusServiceUnavailable, 0, "soon", ": oops"},
+		{http.StatusBadRequest, 0, "7", ": oops"},
 	} {
 		s := newJudgeServer(t)
 		s.fault = func(w http.ResponseWriter, _ int) bool {
@@ -214,8 +216,8 @@ func TestJudgeRetryAfter(t *testing.T) {
 			http.Error(w, "oops", c.status)
 			return true
 		}
-		_, err := s.judge(t, map[string]any{"retries": 0}).Annotate(t.Context(), twoAnswers, 0)
-		if err == nil || !strings.Contains(err.Error(), "oops") || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "retry after") != strings.Contains(c.want, "retry after") || !strings.Contains(err.Error(), c.want) {
+		_, err := s.judge(t, map[string]any{"retries": c.retries}).Annotate(t.Context(), twoAnswers, 0)
+		if err == nil || !strings.Contains(err.Error(), "oops") || strings.Contains(err.Error(), " tries: ") || strings.Contains(err.Error(), "\n") || strings.Contains(err.Error(), "retry after") != strings.Contains(c.want, "retry after") || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%d, %q: error %v, want %q", c.status, c.after, err, c.want)
 		}
 	}

@@ -43,6 +43,9 @@ runs nothing and shows the state of every trial, wherever it runs.`,
 					return err
 				}
 			}
+			if err := experiments.InOrder(sweeps); err != nil {
+				return err
+			}
 			o.Run = newSession(cmd).Execute
 			failed := 0
 			for _, trials := range sweeps {
