@@ -45,11 +45,6 @@ func Import(ctx context.Context, inputs []string, out string, o ImportOptions) (
 	if err := o.check(inputs); err != nil {
 		return rep, err
 	}
-	for _, path := range inputs {
-		if err := o.splitBefore(path); err != nil {
-			return rep, err
-		}
-	}
 	var sink sink
 	defer func() {
 		if sink != nil {
@@ -128,20 +123,19 @@ func (o *ImportOptions) check(inputs []string) error {
 		return fmt.Errorf("as: %q is not one of auto, prompts, preferences", o.As)
 	case !slices.Contains([]string{"", "exact", "prompt"}, o.Dedup):
 		return fmt.Errorf("dedup: %q is not one of none, exact, prompt", o.Dedup)
-	}
-	return nil
-}
-
-// splitBefore refuses to split a share of a split by the same hash: its rows would not divide by the shares that are asked for.
-func (o ImportOptions) splitBefore(path string) error {
-	if len(o.Splits) == 0 {
+	case len(o.Splits) == 0:
 		return nil
 	}
-	info, err := Describe(path)
-	if err == nil && info.Meta[splitSeedKey] == strconv.FormatUint(o.Seed, 10) {
-		err = fmt.Errorf("%s: came of a split with seed %d; split it with another seed", path, o.Seed)
+	for _, path := range inputs { // by the same hash a share of a split would not divide as is asked for
+		info, err := Describe(path)
+		if err != nil {
+			return err
+		}
+		if info.Meta[splitSeedKey] == strconv.FormatUint(o.Seed, 10) {
+			return fmt.Errorf("%s: came of a split with seed %d; split it with another seed", path, o.Seed)
+		}
 	}
-	return err
+	return nil
 }
 
 // splitSeedKey is the metadata key of files that came of a split.
