@@ -122,7 +122,9 @@ type Mix struct {
 // Select orders given pairs and keeps the first share of them.
 type Select struct {
 	// By is "reward_gap" (chosen_score − rejected_score), "embedding_distance" (of the two completions' mean final states under
-	// the base model; the close pairs are metric learning's hard ones) or "random".
+	// the base model; the close pairs are metric learning's hard ones), "density" (a draw with chances of one over the density of
+	// pairs around, in the mean of those states), "ask_llm" (the base model's log odds that the pair is good to learn from) or
+	// "random".
 	By   string  `mapstructure:"by" yaml:"by,omitempty"`
 	Keep float64 `mapstructure:"keep" yaml:"keep,omitempty"` // in (0, 1]
 	Low  bool    `mapstructure:"low" yaml:"low,omitempty"`   // the smallest first, not the largest: the difficult pairs
@@ -280,7 +282,7 @@ func (c *Config) Validate() error {
 		check(c.Mix.Pairs == "" && c.Mix.Share == 0 || c.Mix.Pairs != "" && c.given() > 0 && c.fresh() > 0, "mix.share", "%g of %d pairs a step from mix.pairs; both kinds must be there", c.Mix.Share, c.BatchSize),
 		check(c.Mix.Pairs == "" || c.OfflinePath() == "", "mix.pairs", "all pairs are given ones with data: %s", c.Data),
 		check(c.Replay >= 0 && (c.Replay == 0 || c.OfflinePath() == ""), "replay", "%d steps; must not be negative, nor with given pairs", c.Replay),
-		oneOf("select.by", c.Select.By, "", "reward_gap", "embedding_distance", "random"),
+		oneOf("select.by", c.Select.By, "", "reward_gap", "embedding_distance", "density", "ask_llm", "random"),
 		check((c.Select.By == "") == (c.Select.Keep == 0) && c.Select.Keep >= 0 && c.Select.Keep <= 1, "select.keep", "%g, must be in (0, 1] with select.by, and absent otherwise", c.Select.Keep),
 		check(c.Select.By == "" || c.OfflinePath() != "" || c.Mix.Pairs != "", "select.by", "there are no given pairs to select from (data: offline:<parquet>, or mix.pairs)"),
 		check(!c.Select.Low || c.Select.By == "reward_gap" || c.Select.By == "embedding_distance", "select.low", "goes with select.by: reward_gap or embedding_distance"),

@@ -16,7 +16,6 @@ import (
 
 	"gobpo/bpo/annotate"
 	"gobpo/data"
-	"gobpo/models"
 	"gobpo/models/sample"
 )
 
@@ -311,8 +310,17 @@ type offline struct {
 	pairs []data.Preference
 }
 
+// encodePrompt is EncodePrompt, or what stands for it.
+func (s *Setup) encodePrompt(text string, conversation []data.Message) ([]int32, error) {
+	if s.EncodePrompt == nil {
+		return s.Model.Tokenizer.EncodePrompt(text), nil
+	}
+	return s.EncodePrompt(text, conversation)
+}
+
 // loadOffline reads a preferences file; rows without token ids are tokenised as prompt + completion + EOS.
-func loadOffline(c *Config, path string, m *models.Model) (*offline, tally, error) {
+func loadOffline(s *Setup, path string) (*offline, tally, error) {
+	c, t := &s.Config, s.Model.Tokenizer
 	var count tally
 	o := &offline{cfg: c, each: c.BatchSize}
 	if c.OfflinePath() == "" {
@@ -324,9 +332,11 @@ func loadOffline(c *Config, path string, m *models.Model) (*offline, tally, erro
 		}
 		count.Prompts++
 		if len(row.ChosenIDs) == 0 && len(row.RejectedIDs) == 0 {
-			row.PromptIDs = m.Tokenizer.EncodePlain(row.Prompt)
-			row.ChosenIDs = append(m.Tokenizer.EncodePlain(row.Chosen), m.Tokenizer.EOS())
-			row.RejectedIDs = append(m.Tokenizer.EncodePlain(row.Rejected), m.Tokenizer.EOS())
+			if row.PromptIDs, err = s.encodePrompt(row.Prompt, row.Messages); err != nil {
+				return nil, count, fmt.Errorf("%s: row %d: %w", path, count.Prompts, err)
+			}
+			row.ChosenIDs = append(t.EncodePlain(row.Chosen), t.EOS())
+			row.RejectedIDs = append(t.EncodePlain(row.Rejected), t.EOS())
 		}
 		for _, y := range []*[]int32{&row.ChosenIDs, &row.RejectedIDs} {
 			if len(*y) > c.MaxCompletionTokens { // completions keep their start, and lose their EOS

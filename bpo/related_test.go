@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -234,7 +236,7 @@ func selected(t *testing.T, s Setup, path string) (*offline, error) {
 	t.Helper()
 	s.Scorer = models.NewScorer(s.Backend, s.Model.Config, models.Bucket)
 	defer s.Scorer.Finalize()
-	o, _, err := loadOffline(&s.Config, path, s.Model)
+	o, _, err := loadOffline(&s, path)
 	if err == nil {
 		err = (&run{setup: s, cfg: &s.Config}).selectPairs(t.Context(), o, path)
 	}
@@ -299,6 +301,148 @@ func TestSelectPairs(t *testing.T) {
 	}
 	s.Config.Data, s.Config.Select = "offline:"+bare, Select{By: "reward_gap", Keep: 1}
 	if _, err := selected(t, s, bare); err == nil || !strings.Contains(err.Error(), "select.by: reward_gap needs scores, and pair 1") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// Density prefers the pairs that are unlike the others, ask_llm those that the model says yes to, and neither sees which completion
+// was chosen.
+func TestSelectPairsByText(t *testing.T) {
+	s := testSetup(t)
+	s.Model.Config.MaxPositions = 512 // letters are tokens here, and the question has many
+	var rows, swapped []data.Preference
+	for i := range 20 {
+		row := data.Preference{ID: fmt.Sprint("common-", i), Prompt: "pack tea", Chosen: "tea tea", Rejected: "tea tea tea"}
+		if i%10 == 0 {
+			row = data.Preference{ID: fmt.Sprint("rare-", i), Prompt: "pack jam", Chosen: "no 12", Rejected: "jam! jam?"}
+		}
+		rows = append(rows, row)
+		row.Chosen, row.Rejected = row.Rejected, row.Chosen
+		swapped = append(swapped, row)
+	}
+	kept := func(by string, seed uint64, rows []data.Preference) string {
+		t.Helper()
+		path := filepath.Join(t.TempDir(), "pairs.parquet")
+		if err := data.Write(path, rows, nil); err != nil {
+			t.Fatal(err)
+		}
+		s.Config.Seed, s.Config.Data, s.Config.Select = seed, "offline:"+path, Select{By: by, Keep: 0.25}
+		o, err := selected(t, s, path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(o.pairs) != 5 {
+			t.Errorf("%s kept %d of 20", by, len(o.pairs))
+		}
+		var ids []string
+		for _, p := range o.pairs {
+			ids = append(ids, p.ID)
+		}
+		return strings.Join(ids, " ")
+	}
+	counts := map[string]int{}
+	for _, by := range []string{"random", "density", "ask_llm"} {
+		for seed := range uint64(10) {
+			ids := kept(by, seed, rows)
+			counts[by] += strings.Count(ids, "rare")
+			if by != "random" && ids != kept(by, seed, swapped) {
+				t.Errorf("%s, seed %d: another choice where the other completion was chosen", by, seed)
+			}
+		}
+	}
+	if counts["density"] < counts["random"]+5 {
+		t.Errorf("rare pairs kept: %v", counts)
+	}
+	s.Scorer = models.NewScorer(s.Backend, s.Model.Config, models.Bucket)
+	defer s.Scorer.Finalize()
+	odds, err := (&run{setup: s, cfg: &s.Config}).askPairs(t.Context(), rows[:2])
+	if err != nil || odds[0] == odds[1] {
+		t.Fatalf("log odds %v, %v", odds, err)
+	}
+	if want := map[bool]int{true: 20, false: 0}[odds[0] > odds[1]]; counts["ask_llm"] != want {
+		t.Errorf("log odds %v of rare and common, and %d of 20 rare ones kept", odds, counts["ask_llm"])
+	}
+}
+
+// A question that is too long loses of its texts: the end of the prompt and the starts of the completions stay.
+func TestAskIDs(t *testing.T) {
+	encode := func(s string) ([]int32, error) { return make([]int32, len(s)), nil }
+	var asked string
+	note := func(s string) ([]int32, error) { asked = s; return encode(s) }
+	if ids, err := askIDs(note, "<%s|%s|%s>?", []string{"abcdefgh", "ijkl", "mnop"}, 99); err != nil || len(ids) != 21 || asked != "<abcdefgh|ijkl|mnop>?" {
+		t.Errorf("asked %q, %v", asked, err)
+	}
+	ids, err := askIDs(note, "<%s|%s|%s>?", []string{"abcdefgh", "ijkl", "mnop"}, 13)
+	if err != nil || len(ids) > 13 || len(ids) < 11 || !regexp.MustCompile(`^<[b-g]*h\|i[jkl]*\|m[nop]*>\?$`).MatchString(asked) {
+		t.Errorf("asked %q, %v", asked, err)
+	}
+	if _, err := askIDs(encode, "<%s>?", []string{"abc"}, 2); err == nil || !strings.Contains(err.Error(), "the question alone takes 3 tokens") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// Two clusters, nine points in one and one in the other.
+func TestDensities(t *testing.T) {
+	points := [][]float32{{5, 5}}
+	for i := range 9 {
+		points = append(points, []float32{float32(i) / 100, 0})
+	}
+	d := densities(points)
+	if d[0] > 0.2 || d[1] < 0.5 {
+		t.Errorf("densities %v", d)
+	}
+	if d := densities([][]float32{{1}}); d[0] != 1 {
+		t.Errorf("one point has density %v", d)
+	}
+	// Of many points a sample stands for all: three in four around one place, the others around another.
+	rng := rand.New(rand.NewPCG(1, 1))
+	points = nil
+	for i := range 3 * densityPoints {
+		points = append(points, []float32{float32(i%4/3) * 6, float32(rng.NormFloat64())})
+	}
+	means := [2]float64{}
+	for i, v := range densities(points) {
+		means[i%4/3] += v / float64(len(points)) * []float64{4. / 3, 4}[i%4/3]
+	}
+	if ratio := means[0] / means[1]; ratio < 1.5 || ratio > 3 {
+		t.Errorf("density %v in the place of three in four, %v in the other", means[0], means[1])
+	}
+}
+
+// Pairs given as text get their prompts' ids from EncodePrompt, those given as ids keep them.
+func TestGivenPairsEncoding(t *testing.T) {
+	s := testSetup(t)
+	path := filepath.Join(t.TempDir(), "pairs.parquet")
+	turns := []data.Message{{Role: "user", Content: "pack"}}
+	if err := data.Write(path, []data.Preference{
+		{Prompt: "pack tea", Messages: turns, Chosen: "tea", Rejected: "jam"},
+		{PromptIDs: []int32{5}, ChosenIDs: []int32{6}, RejectedIDs: []int32{7, 8}},
+	}, nil); err != nil {
+		t.Fatal(err)
+	}
+	load := func() ([]data.Preference, error) {
+		o, _, err := loadOffline(&s, path)
+		if err != nil {
+			return nil, err
+		}
+		return o.pairs, nil
+	}
+	plain, err := load()
+	if err != nil || !slices.Equal(plain[0].PromptIDs, s.Model.Tokenizer.EncodePrompt("pack tea")) || !slices.Equal(plain[1].PromptIDs, []int32{5}) {
+		t.Fatalf("plain: %v, %v", plain, err)
+	}
+	s.EncodePrompt = func(text string, conversation []data.Message) ([]int32, error) {
+		if text != "pack tea" || !slices.Equal(conversation, turns) {
+			t.Errorf("asked for %q and %v", text, conversation)
+		}
+		return []int32{9, 9}, nil
+	}
+	templated, err := load()
+	if err != nil || !slices.Equal(templated[0].PromptIDs, []int32{9, 9}) || !slices.Equal(templated[1].PromptIDs, []int32{5}) || !slices.Equal(templated[0].ChosenIDs, plain[0].ChosenIDs) {
+		t.Errorf("through a template: %v, %v", templated, err)
+	}
+	s.EncodePrompt = func(string, []data.Message) ([]int32, error) { return nil, errors.New("no such role") }
+	if _, err := load(); err == nil || !strings.Contains(err.Error(), path+": row 1: no such role") {
 		t.Errorf("error %v", err)
 	}
 }

@@ -24,13 +24,16 @@ type Metrics map[string]float64
 
 // Setup is everything a run needs besides its config.
 type Setup struct {
-	Config    Config
-	Backend   compute.Backend
-	Model     *models.Model
-	Start     []models.Policy // one starting policy a learner; nil: fresh adapters on the base, seeds Seed, Seed+1, …
-	Prompts   []Prompt        // unused by an offline run
-	Annotator annotate.Annotator
-	Dir       string // checkpoints, pairs and the final policy go here; a checkpoint found here is resumed
+	Config  Config
+	Backend compute.Backend
+	Model   *models.Model
+	Start   []models.Policy // one starting policy a learner; nil: fresh adapters on the base, seeds Seed, Seed+1, …
+	Prompts []Prompt        // unused by an offline run
+	// EncodePrompt gives the ids of a prompt that a file of given pairs has as text and, maybe, as a conversation, in the way in
+	// which Prompts were made; nil: Tokenizer.EncodePrompt of its text.
+	EncodePrompt func(text string, conversation []data.Message) ([]int32, error)
+	Annotator    annotate.Annotator
+	Dir          string // checkpoints, pairs and the final policy go here; a checkpoint found here is resumed
 
 	// Sampler and Scorer for this model and backend, shared with whoever else uses them; nil: made for the run.
 	Sampler *sample.Sampler
@@ -191,7 +194,7 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 	)
 	offlineRun := cfg.OfflinePath() != ""
 	if path := cmp.Or(cfg.OfflinePath(), cfg.Mix.Pairs); path != "" {
-		if given, count, err = loadOffline(cfg, path, s.Model); err != nil {
+		if given, count, err = loadOffline(s, path); err != nil {
 			return none, err
 		}
 		if err := r.selectPairs(ctx, given, path); err != nil {

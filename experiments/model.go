@@ -132,7 +132,7 @@ func (c *Config) scratchConfig(vocab int) models.Config {
 	return models.Config{
 		Architecture: "llama", VocabSize: vocab, HiddenSize: s.Hidden, IntermediateSize: s.Intermediate,
 		NumLayers: s.Layers, NumHeads: s.Heads, NumKVHeads: s.KVHeads, HeadDim: s.Hidden / s.Heads,
-		MaxPositions: 2 * (c.MaxPromptTokens + c.MaxCompletionTokens), RopeTheta: 10000, RMSNormEps: 1e-5, TieEmbeddings: true,
+		MaxPositions: max(512, 2*(c.MaxPromptTokens+c.MaxCompletionTokens)), RopeTheta: 10000, RMSNormEps: 1e-5, TieEmbeddings: true,
 	}
 }
 

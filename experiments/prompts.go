@@ -135,27 +135,12 @@ func (s *corpus) hash() (map[string]string, error) {
 
 // tokenise renders prompts through the model's chat template where it has one, and keeps the last limit tokens.
 func tokenise(m *models.Model, useTemplate string, prompts []data.Prompt, limit int) (out []bpo.Prompt, cut int, err error) {
-	t := m.Tokenizer
 	out = make([]bpo.Prompt, len(prompts))
 	for i, p := range prompts {
 		out[i] = bpo.Prompt{ID: p.ID, Text: p.Prompt, Reference: p.Reference}
-		ids := []int32(nil)
-		if m.ChatTemplate != "" && useTemplate == "auto" {
-			messages := []chat.Message{{Role: "user", Content: p.Prompt}}
-			if len(p.Messages) > 0 {
-				messages = messages[:0]
-				for _, msg := range p.Messages {
-					messages = append(messages, chat.Message{Role: msg.Role, Content: msg.Content})
-				}
-			}
-			if ids, err = chat.Encode(t, m.ChatTemplate, messages, true); err != nil {
-				return nil, 0, fmt.Errorf("prompt %s: %w", p.ID, err)
-			}
-		} else {
-			ids = t.EncodePlain(p.Prompt)
-			if id, ok := t.BOS(); ok && t.AddBOS() {
-				ids = append([]int32{id}, ids...)
-			}
+		ids, err := encodePrompt(m, useTemplate, p.Prompt, p.Messages)
+		if err != nil {
+			return nil, 0, fmt.Errorf("prompt %s: %w", p.ID, err)
 		}
 		if len(ids) == 0 {
 			return nil, 0, fmt.Errorf("prompt %s has no tokens", p.ID)
@@ -166,4 +151,20 @@ func tokenise(m *models.Model, useTemplate string, prompts []data.Prompt, limit 
 		out[i].Tokens = ids
 	}
 	return out, cut, nil
+}
+
+// encodePrompt gives the ids of a prompt as the policy is trained on it: its conversation, or else its text as a user's only
+// message, through the model's chat template where it has one and useTemplate is auto; plain otherwise.
+func encodePrompt(m *models.Model, useTemplate, text string, conversation []data.Message) ([]int32, error) {
+	if m.ChatTemplate == "" || useTemplate != "auto" {
+		return m.Tokenizer.EncodePrompt(text), nil
+	}
+	if len(conversation) == 0 {
+		conversation = []data.Message{{Role: "user", Content: text}}
+	}
+	messages := make([]chat.Message, len(conversation))
+	for i, msg := range conversation {
+		messages[i] = chat.Message{Role: msg.Role, Content: msg.Content}
+	}
+	return chat.Encode(m.Tokenizer, m.ChatTemplate, messages, true)
 }

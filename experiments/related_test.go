@@ -1,8 +1,8 @@
 package experiments
 
 import (
+	"fmt"
 	"math"
-	"math/rand/v2"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -102,7 +102,7 @@ func TestSelectPrompts(t *testing.T) {
 		t.Fatal(err)
 	}
 	rare := func(by string, seed uint64) (kept, rare int) {
-		got, err := SelectConfig{by, 0.25}.prompts(t.Context(), m, all, "none", 128, 8, seed)
+		got, err := SelectConfig{by, 0.25}.prompts(t.Context(), m, all, "none", 8, seed)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -129,7 +129,8 @@ func TestSelectPrompts(t *testing.T) {
 	if counts["density"] < counts["random"]+10 {
 		t.Errorf("rare prompts kept: %v", counts)
 	}
-	yes, err := askLLM(t.Context(), m, []bpo.Prompt{all[0], all[1]}, "none", 128, 8)
+	encode := func(text string) ([]int32, error) { return m.model.Tokenizer.EncodePrompt(text), nil }
+	yes, err := bpo.AskLLM(t.Context(), m.scorer, m.model, encode, bpo.AskPrompt, [][]string{{all[0].Text}, {all[1].Text}}, 8)
 	if err != nil || yes[0] == yes[1] {
 		t.Fatalf("log odds %v, %v", yes, err)
 	}
@@ -138,31 +139,75 @@ func TestSelectPrompts(t *testing.T) {
 	}
 }
 
-// Two clusters, nine points in one and one in the other.
-func TestDensities(t *testing.T) {
-	points := [][]float32{{5, 5}}
-	for i := range 9 {
-		points = append(points, []float32{float32(i) / 100, 0})
+// A chat model's given pairs of text are trained on as its online prompts are: in its template, a conversation with all its turns.
+func TestGivenPairsInTemplate(t *testing.T) {
+	files := rewardFiles(t)
+	s := &Session{Offline: true}
+	backend, err := s.Backend("go")
+	if err != nil {
+		t.Fatal(err)
 	}
-	d := densities(points)
-	if d[0] > 0.2 || d[1] < 0.5 {
-		t.Errorf("densities %v", d)
+	base, err := s.Load(t.Context(), backend, filepath.Join(files, "base"), "float32")
+	if err != nil {
+		t.Fatal(err)
 	}
-	if d := densities([][]float32{{1}}); d[0] != 1 {
-		t.Errorf("one point has density %v", d)
+	m := *base.model
+	m.ChatTemplate = "{% for m in messages %}<{{ m.role }}>{{ m.content }};{% endfor %}{% if add_generation_prompt %}<me>{% endif %}"
+	chatty := filepath.Join(t.TempDir(), "chatty")
+	if err := m.Save(chatty); err != nil {
+		t.Fatal(err)
 	}
-	// Of many points a sample stands for all: three in four around one place, the others around another.
-	rng := rand.New(rand.NewPCG(1, 1))
-	points = nil
-	for i := range 3 * densityPoints {
-		points = append(points, []float32{float32(i%4/3) * 6, float32(rng.NormFloat64())})
+	var text, ids, plain []data.Preference
+	for i := range 8 {
+		p := data.Preference{Prompt: fmt.Sprintf("what is tea %d", i), Chosen: " thanks", Rejected: " rug up"}
+		if i%2 == 0 {
+			p.Messages = []data.Message{{Role: "user", Content: "is it tea"}, {Role: "assistant", Content: "rug"}, {Role: "user", Content: fmt.Sprint("what ", i)}}
+		}
+		text = append(text, p)
+		asked, _, err := tokenise(&m, "auto", []data.Prompt{{Prompt: p.Prompt, Messages: p.Messages}}, 99)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.PromptIDs, p.ChosenIDs, p.RejectedIDs = asked[0].Tokens, append(m.Tokenizer.EncodePlain(p.Chosen), m.Tokenizer.EOS()), append(m.Tokenizer.EncodePlain(p.Rejected), m.Tokenizer.EOS())
+		ids = append(ids, p)
+		p.PromptIDs = m.Tokenizer.EncodePrompt(p.Prompt)
+		plain = append(plain, p)
 	}
-	means := [2]float64{}
-	for i, v := range densities(points) {
-		means[i%4/3] += v / float64(len(points)) * []float64{4. / 3, 4}[i%4/3]
+	first := func(pairs []data.Preference, chat string) float64 {
+		t.Helper()
+		dir := t.TempDir()
+		path := filepath.Join(dir, "pairs.parquet")
+		if err := data.Write(path, pairs, nil); err != nil {
+			t.Fatal(err)
+		}
+		run, _, err := RunOne(t.Context(), trialsOf(t, fmt.Sprintf(`study: given
+backend: go
+model: {path: %q, chat: %s}
+prompts: {train: %q, eval: %[3]q, leakage: allow}
+data: offline:%[3]s
+behavior: sft
+reference: sft
+refresh: 1
+steps: 1
+batch_size: 8
+lora: {rank: 2, alpha: 4, targets: [q_proj]}
+max_prompt_tokens: 99
+max_completion_tokens: 8
+annotator: {name: length, max: 9}
+eval: {n: 2, kl_samples: 2, bootstrap: 50}
+`, chatty, chat, path))[0], dir, s.Execute, &silent{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		steps, err := ReadMetrics(filepath.Join(run, "metrics.jsonl"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return steps[len(steps)-1].Values["logps/chosen"]
 	}
-	if ratio := means[0] / means[1]; ratio < 1.5 || ratio > 3 {
-		t.Errorf("density %v in the place of three in four, %v in the other", means[0], means[1])
+	templated, want, bare, none := first(text, "auto"), first(ids, "auto"), first(text, "none"), first(plain, "none")
+	if templated != want || bare != none || templated == bare || math.IsNaN(templated) {
+		t.Errorf("log-probs of the chosen completions: %v in the template, want %v; %v plain, want %v", templated, want, bare, none)
 	}
 }
 

@@ -155,11 +155,7 @@ func rewardText(m *models.Model, useTemplate string, prompt string, messages []d
 		}
 		return ids, len(ids), nil
 	}
-	ids = t.EncodePlain(prompt)
-	if id, ok := t.BOS(); ok && t.AddBOS() {
-		ids = append([]int32{id}, ids...)
-	}
-	if len(ids) == 0 {
+	if ids = t.EncodePrompt(prompt); len(ids) == 0 {
 		ids = []int32{t.EOS()} // something to begin with
 	}
 	return append(append(slices.Clone(ids), t.EncodePlain(completion)...), t.EOS()), len(ids), nil

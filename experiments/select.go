@@ -8,8 +8,6 @@ import (
 	"math/rand/v2"
 	"slices"
 
-	"gonum.org/v1/gonum/mat"
-
 	"gobpo/bpo"
 	"gobpo/data"
 	"gobpo/models"
@@ -35,7 +33,7 @@ func (c SelectConfig) validate() error {
 }
 
 // prompts picks the prompts to keep, in their order.
-func (c SelectConfig) prompts(ctx context.Context, b *base, all []bpo.Prompt, chatMode string, limit, batch int, seed uint64) ([]bpo.Prompt, error) {
+func (c SelectConfig) prompts(ctx context.Context, b *base, all []bpo.Prompt, chatMode string, batch int, seed uint64) ([]bpo.Prompt, error) {
 	if c.By == "" {
 		return all, nil
 	}
@@ -51,13 +49,16 @@ func (c SelectConfig) prompts(ctx context.Context, b *base, all []bpo.Prompt, ch
 		if err != nil {
 			return nil, err
 		}
-		for i, d := range densities(states) { // Efraimidis and Spirakis 2006: the largest of ln(u)/weight, weight 1/density
-			scores[i] = math.Log(1-rng.Float64()) * d
-		}
+		scores = bpo.DensityKeys(states, rng)
 	case "ask_llm":
+		texts := make([][]string, len(all))
+		for i, p := range all {
+			texts[i] = []string{p.Text}
+		}
+		encode := func(text string) ([]int32, error) { return encodePrompt(b.model, chatMode, text, nil) }
 		var err error
-		if scores, err = askLLM(ctx, b, all, chatMode, limit, batch); err != nil {
-			return nil, err
+		if scores, err = bpo.AskLLM(ctx, b.scorer, b.model, encode, bpo.AskPrompt, texts, batch); err != nil {
+			return nil, fmt.Errorf("prompts.select: %w", err)
 		}
 	}
 	order := data.Order(len(all), seed, 0) // also of equal scores
@@ -85,93 +86,4 @@ func embedPrompts(ctx context.Context, b *base, all []bpo.Prompt, batch int) ([]
 		out[i] = s[0]
 	}
 	return out, nil
-}
-
-// densities are Gaussian kernel estimates at the points themselves, up to a factor; the bandwidth is the median distance.
-// Of more than densityPoints points, that many at random stand for all: the cost is linear in the number of prompts.
-func densities(points [][]float32) []float64 {
-	n := len(points)
-	if n == 0 {
-		return nil
-	}
-	x := mat.NewDense(n, len(points[0]), nil)
-	norms := make([]float64, n)
-	for i, p := range points {
-		for j, v := range p {
-			x.Set(i, j, float64(v))
-			norms[i] += float64(v) * float64(v)
-		}
-	}
-	square := func(i, j int, dot float64) float64 { return max(0, norms[i]+norms[j]-2*dot) }
-	var some []float64
-	for i := range min(n, 200) {
-		for j := range i {
-			a, b := i*n/min(n, 200), j*n/min(n, 200)
-			some = append(some, square(a, b, mat.Dot(x.RowView(a), x.RowView(b))))
-		}
-	}
-	width := 1.0
-	if len(some) > 0 {
-		slices.Sort(some)
-		width = max(some[len(some)/2], 1e-12)
-	}
-	others := data.Order(n, 0, 0)[:min(n, densityPoints)]
-	slices.Sort(others)
-	references := mat.NewDense(len(others), len(points[0]), nil)
-	for k, j := range others {
-		references.SetRow(k, x.RawRowView(j))
-	}
-	out := make([]float64, n)
-	for at := 0; at < n; at += 256 { // [256, references] at a time
-		end := min(at+256, n)
-		var dots mat.Dense
-		dots.Mul(x.Slice(at, end, 0, len(points[0])), references.T())
-		for i := at; i < end; i++ {
-			sum, terms := 0.0, 0
-			for k, j := range others {
-				if i != j {
-					sum += math.Exp(-square(i, j, dots.At(i-at, k)) / (2 * width))
-					terms++
-				}
-			}
-			out[i] = (1 + float64(n-1)*sum/float64(max(terms, 1))) / float64(n) // the point itself, and the mean over others for all
-		}
-	}
-	return out
-}
-
-// densityPoints is how many points a density is estimated against, at most.
-const densityPoints = 4096
-
-const askText = "###\n%s\n###\n\nDoes the text between the ### signs hold an informative request that is good to learn from? Answer yes or no.\nAnswer:"
-
-// askLLM gives the base model's log odds of answering yes.
-func askLLM(ctx context.Context, b *base, all []bpo.Prompt, chatMode string, limit, batch int) ([]float64, error) {
-	questions := make([]data.Prompt, len(all))
-	for i, p := range all {
-		questions[i] = data.Prompt{ID: p.ID, Prompt: fmt.Sprintf(askText, p.Text)}
-	}
-	t := b.model.Tokenizer
-	answers := [][]int32{t.EncodePlain(" yes"), t.EncodePlain(" no")}
-	asked, _, err := tokenise(b.model, chatMode, questions, limit-max(len(answers[0]), len(answers[1])))
-	if err != nil {
-		return nil, err
-	}
-	rows := make([]models.Row, len(asked))
-	for i, q := range asked {
-		rows[i] = models.Row{Prompt: q.Tokens, Completions: answers}
-	}
-	logps, err := b.scorer.LogProbs(ctx, models.Policy{Base: b.model.Base}, rows, batch)
-	if err != nil {
-		return nil, fmt.Errorf("prompts.select: %w", err)
-	}
-	odds := make([]float64, len(rows))
-	for i, l := range logps {
-		for k, sign := range []float64{1, -1} {
-			for _, v := range l[k] {
-				odds[i] += sign * float64(v)
-			}
-		}
-	}
-	return odds, nil
 }

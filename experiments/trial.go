@@ -67,7 +67,7 @@ func (s *Session) prepare(ctx context.Context, cfg Config, dir *RunDir, ui UI) (
 	if err := r.tokenise(); err != nil {
 		return nil, err
 	}
-	if r.train, err = cfg.Prompts.Select.prompts(ctx, r.base, r.train, cfg.Model.Chat, r.base.model.Config.MaxPositions, cfg.Sample.Batch, cfg.Seed); err != nil {
+	if r.train, err = cfg.Prompts.Select.prompts(ctx, r.base, r.train, cfg.Model.Chat, cfg.Sample.Batch, cfg.Seed); err != nil {
 		return nil, err
 	}
 	if err := r.checkData(); err != nil {
@@ -219,6 +219,9 @@ func (r *trial) run(ctx context.Context) (Result, error) {
 	policy, err := bpo.Train(ctx, bpo.Setup{
 		Config: r.cfg.Config, Backend: r.backend, Model: r.base.model, Start: r.start, Prompts: r.train,
 		Annotator: annotator, Dir: r.dir.Path, EvalEvery: r.cfg.Eval.Every, Sampler: r.base.sampler, Scorer: r.base.scorer,
+		EncodePrompt: func(text string, conversation []data.Message) ([]int32, error) {
+			return encodePrompt(r.base.model, r.cfg.Model.Chat, text, conversation)
+		},
 		Evaluate: r.curve,
 		Resumed: func(step int) error {
 			fresh = false

@@ -16,6 +16,15 @@ func (t *Tokenizer) Encode(text string) []int32 { return t.encode(text, reading{
 // model's "<think>") are still found, as in Hugging Face with split_special_tokens.
 func (t *Tokenizer) EncodePlain(text string) []int32 { return t.encode(text, reading{plain: true}) }
 
+// EncodePrompt is EncodePlain of a text that a completion follows, after BOS where the model was trained with it.
+func (t *Tokenizer) EncodePrompt(text string) []int32 {
+	ids := t.EncodePlain(text)
+	if t.AddBOS() {
+		ids = slices.Insert(ids, 0, t.bos)
+	}
+	return ids
+}
+
 // EncodeWithSpecials is Encode with what the tokenizer's post-processor puts around a text, such as BOS in front or EOS
 // behind: Hugging Face's tokenizer(text), whose add_special_tokens is true.
 func (t *Tokenizer) EncodeWithSpecials(text string) []int32 {
