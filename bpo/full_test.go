@@ -199,6 +199,35 @@ func TestMastersKeepSmallSteps(t *testing.T) {
 	}
 }
 
+// Adapters over dense weights, as of a run that trained all of them: the learners share them, and whoever is done with a policy of
+// theirs leaves them. Each kind of run is its uninterrupted self when it is resumed.
+func TestAdaptersOverDenseStart(t *testing.T) {
+	for name, change := range map[string]func(*Setup){
+		"evaluated":      func(s *Setup) { s.EvalEvery = 2 },
+		"ema reference":  func(s *Setup) { s.Config.Reference, s.Config.EMAAlpha, s.Config.EMAEvery = "ema", 0.3, 1 },
+		"ema behavior":   func(s *Setup) { s.Config.Behavior, s.Config.EMAAlpha = "ema", 0.3 },
+		"two learners":   func(s *Setup) { s.Config.Learners, s.EvalEvery = 2, 2 },
+		"behavior alone": func(*Setup) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := testSetup(t)
+			s.Config.Refresh = 4
+			s.Config.CheckpointEvery = 1
+			change(&s)
+			s.Evaluate = func(context.Context, int, models.Policy) (Metrics, error) { return Metrics{}, nil }
+			dense := models.InitWeights(s.Model.Config, 11)
+			s.Start = nil
+			for i := range s.Config.Learners {
+				s.Start = append(s.Start, models.Policy{Name: "sft", Base: s.Model.Base, Override: dense, Adapter: models.NewAdapter(s.Model.Config, s.Config.LoRA, uint64(i))})
+			}
+			_, want := mustRecord(t, s)
+			if _, got := stoppedAndResumed(t, s, 3); !maps.EqualFunc(untimed(got), untimed(want), maps.Equal) {
+				t.Errorf("resumed: %v, uninterrupted: %v", untimed(got), untimed(want))
+			}
+		})
+	}
+}
+
 // An EMA reference over a bfloat16 model moves by steps far below bfloat16's.
 func TestEMAOfABFloat16Model(t *testing.T) {
 	b := backendtest.XLA(t)

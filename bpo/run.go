@@ -294,7 +294,7 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 			if done == cfg.Steps || err != nil {
 				return policy, err
 			}
-			release(policy)
+			release(policy, r.start...)
 		} else if err := r.log(done, m); err != nil {
 			return none, err
 		}
@@ -439,7 +439,7 @@ func (r *run) refresh(old models.Policy, learners []*learner) (models.Policy, er
 	if err != nil || r.cfg.Behavior != "ema" {
 		return policy, err
 	}
-	defer release(policy)
+	defer release(policy, r.start...) // a start's dense weights are those of all learners over it
 	average, err := models.EMA(r.setup.Backend, old, policy, r.cfg.EMAAlpha)
 	average.Name = "behavior"
 	if err != nil {
@@ -472,7 +472,7 @@ func (r *run) moveEMA(ref *reference, learners []*learner, keep models.Policy) e
 	if ref.policy, err = models.EMA(r.setup.Backend, old, policy, r.cfg.EMAAlpha); err != nil {
 		return fmt.Errorf("ema reference: %w", err)
 	}
-	release(policy)
+	release(policy, r.start...)
 	release(old, append(r.start, keep)...)
 	ref.version++
 	return nil

@@ -252,7 +252,7 @@ func combine(b compute.Backend, what string, p0, p1 Policy, w0, w1 float64, exac
 	base1, _ := folded[1].Sets()
 	out := Policy{Name: p1.Name, Base: p1.Base, Override: Weights{}}
 	for name := range base1 {
-		if base0[name] == base1[name] {
+		if base0[name] == base1[name] && p1.Override[name] == nil { // the base has it
 			continue
 		}
 		if base0[name] == nil {

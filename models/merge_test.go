@@ -2,6 +2,7 @@ package models
 
 import (
 	"math"
+	"slices"
 	"testing"
 
 	"github.com/gomlx/compute"
@@ -170,6 +171,23 @@ func TestWeightSpace(t *testing.T) {
 		}
 		wantClose(t, "extrapolate", at(ex), wantEx, 1e-5)
 		wantClose(t, "ema", at(ema), wantEMA, 1e-5)
+		// An adapter over overrides that both policies share: they stay, those that the adapter leaves alone too.
+		over := Weights{"model.norm.weight": tensors.FromFlatDataAndDimensions(slices.Repeat([]float32{3}, tiny.HiddenSize), tiny.HiddenSize)}
+		start, now := Policy{Base: base, Override: over}, Policy{Base: base, Override: over, Adapter: p.Adapter}
+		want = lastLogits(t, b, tiny, now, tokens)
+		for name, made := range map[string]func() (Policy, error){
+			"extrapolate": func() (Policy, error) { return Extrapolate(b, start, now, 0) },
+			"ema":         func() (Policy, error) { return EMA(b, start, now, 1) },
+		} {
+			q, err := made()
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantClose(t, name+" over shared overrides", lastLogits(t, b, tiny, q, tokens), want, 1e-5*150)
+			if q.Override.Finalize(); !over["model.norm.weight"].Ok() {
+				t.Errorf("%s: the result has not its own tensors", name)
+			}
+		}
 		if q, err := Extrapolate(b, Policy{Base: base}, Policy{Base: base}, 1); err != nil || len(q.Override) != 0 {
 			t.Errorf("the same policy twice: %d overrides, %v", len(q.Override), err)
 		}
