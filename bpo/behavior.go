@@ -116,3 +116,12 @@ func ownTensors(p models.Policy) models.Weights {
 	}
 	return out
 }
+
+// MemberSeed is the seed of an ensemble's member i: the run's own of the first, and of the others what no run of a neighbouring
+// seed has, so that ensembles over seeds 0, 1, 2, … share no member.
+func MemberSeed(seed uint64, i int) uint64 {
+	if i == 0 {
+		return seed
+	}
+	return mix(seed ^ mix(uint64(i)))
+}

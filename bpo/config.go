@@ -259,8 +259,8 @@ func (c *Config) Validate() error {
 	}
 	lossErr := func() error {
 		loss, err := c.Loss.resolve()
-		if err == nil && c.Loss.Schedule.Name == "adaptive" && c.OfflinePath() != "" {
-			err = fmt.Errorf("loss.schedule.name: adaptive follows the KL to the behavior, which given pairs do not tell")
+		if err == nil && c.Loss.Schedule.Name == "adaptive" && (c.OfflinePath() != "" || c.Mix.Pairs != "" || c.selfPlay()) {
+			err = fmt.Errorf("loss.schedule.name: adaptive follows the KL to the behavior, which pairs that are given, or made by self-play, do not tell")
 		}
 		if err == nil && loss.Coupled && c.Micro() < c.BatchSize {
 			err = fmt.Errorf("micro_batch: the loss %s compares the pairs of a step with each other and needs them in one call; set 0 instead of %d", loss.Name, c.MicroBatch)

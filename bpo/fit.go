@@ -29,6 +29,7 @@ type Fit struct {
 	Checkpointing bool
 	Mesh          models.Mesh
 	Seed          uint64
+	End           int32 // as Setup.End, for SFT
 	// Dir holds a checkpoint while the training goes on, and one found there is continued. "" = none.
 	Dir string
 	// SaveEvery is the time that a kill can cost at most; 0 = five minutes.

@@ -22,6 +22,7 @@ import (
 // Prompt is a training prompt. Tokens keep the prompt's end; a prompt longer than the limit loses its start.
 type Prompt struct {
 	ID, Text, Reference string
+	Messages            []data.Message // the prompt as a conversation, where it is one
 	Tokens              []int32
 }
 
@@ -35,6 +36,7 @@ type collector struct {
 // tally counts what became of the prompts of a collection.
 type tally struct {
 	Prompts, Identical, Ties, Truncated, Completions int
+	Reencoded                                        int `json:",omitempty"` // given pairs whose ids were another model's
 	Tokens, SampledStops                             int
 	SampleSeconds, AnnotateSeconds, ReferenceSeconds float64
 	Usage                                            map[string]float64 `json:",omitempty"` // of the annotator
@@ -45,6 +47,7 @@ func (t *tally) add(o tally) {
 	t.Identical += o.Identical
 	t.Ties += o.Ties
 	t.Truncated += o.Truncated
+	t.Reencoded += o.Reencoded
 	t.Completions += o.Completions
 	t.Tokens += o.Tokens
 	t.SampledStops += o.SampledStops
@@ -237,7 +240,7 @@ func (c *collector) collect(ctx context.Context, phase, from, to int, behavior v
 		}
 		w, l := completions[i][chosen], completions[i][rejected]
 		row := data.Preference{
-			PromptID: p.ID, Prompt: p.Text, Reference: p.Reference,
+			PromptID: p.ID, Prompt: p.Text, Messages: p.Messages, Reference: p.Reference,
 			Chosen: texts[chosen], Rejected: texts[rejected],
 			PromptIDs: p.Tokens, ChosenIDs: w.Tokens, RejectedIDs: l.Tokens,
 			ChosenLogps: w.PolicyLogProbs, RejectedLogps: l.PolicyLogProbs,
@@ -318,7 +321,8 @@ func (s *Setup) encodePrompt(text string, conversation []data.Message) ([]int32,
 	return s.EncodePrompt(text, conversation)
 }
 
-// loadOffline reads a preferences file; rows without token ids are tokenised as prompt + completion + EOS.
+// loadOffline reads a preferences file. Rows without token ids, and those whose ids do not read as their text, because another
+// model collected them, are tokenised as prompt + completion + End.
 func loadOffline(s *Setup, path string) (*offline, tally, error) {
 	c, t := &s.Config, s.Model.Tokenizer
 	var count tally
@@ -331,16 +335,27 @@ func loadOffline(s *Setup, path string) (*offline, tally, error) {
 			return nil, count, err
 		}
 		count.Prompts++
-		if len(row.ChosenIDs) == 0 && len(row.RejectedIDs) == 0 {
+		text := row.Chosen != "" || row.Rejected != ""
+		if given := len(row.ChosenIDs) > 0 || len(row.RejectedIDs) > 0; !given || text && (t.Decode(row.ChosenIDs) != row.Chosen || t.Decode(row.RejectedIDs) != row.Rejected) {
 			if row.PromptIDs, err = s.encodePrompt(row.Prompt, row.Messages); err != nil {
 				return nil, count, fmt.Errorf("%s: row %d: %w", path, count.Prompts, err)
 			}
-			row.ChosenIDs = append(t.EncodePlain(row.Chosen), t.EOS())
-			row.RejectedIDs = append(t.EncodePlain(row.Rejected), t.EOS())
+			row.ChosenIDs = append(t.EncodePlain(row.Chosen), s.End)
+			row.RejectedIDs = append(t.EncodePlain(row.Rejected), s.End)
+			row.ChosenLogps, row.RejectedLogps = nil, nil
+			if given {
+				count.Reencoded++
+			}
+		}
+		for _, id := range slices.Concat(row.PromptIDs, row.ChosenIDs, row.RejectedIDs) {
+			if id < 0 || int(id) >= s.Model.Config.VocabSize {
+				return nil, count, fmt.Errorf("%s: row %d: token id %d, and the model has %d", path, count.Prompts, id, s.Model.Config.VocabSize)
+			}
 		}
 		for _, y := range []*[]int32{&row.ChosenIDs, &row.RejectedIDs} {
 			if len(*y) > c.MaxCompletionTokens { // completions keep their start, and lose their EOS
 				*y = (*y)[:c.MaxCompletionTokens]
+				row.ChosenLogps, row.RejectedLogps = nil, nil // of texts that are not these
 				count.Truncated++
 			}
 		}

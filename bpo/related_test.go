@@ -146,7 +146,14 @@ func TestResumedMixTellsTruncatedPairsOnce(t *testing.T) {
 
 // Self-play varies one segment of each reference, and asks no annotator.
 func TestSelfPlayPairs(t *testing.T) {
+	t.Run("eos", func(t *testing.T) { selfPlayPairs(t, 0) })
+	t.Run("turn end", func(t *testing.T) { selfPlayPairs(t, testSetup(t).Model.Tokenizer.Pad()) })
+}
+
+// selfPlayPairs runs with texts that end with end, 0 for EOS.
+func selfPlayPairs(t *testing.T, end int32) {
 	s := testSetup(t)
+	s.End = end
 	longReferences(&s)
 	s.Config.Data, s.Config.SelfPlay.Segment, s.Config.Reference = "self_play", 2, "sft"
 	s.Config.MaxCompletionTokens = 16
@@ -155,7 +162,7 @@ func TestSelfPlayPairs(t *testing.T) {
 	if _, ok := m[1]["kl/behavior"]; ok {
 		t.Error("a KL of texts that nobody sampled")
 	}
-	eos := s.Model.Tokenizer.EOS()
+	eos := cmp.Or(end, s.Model.Tokenizer.EOS())
 	n := 0
 	for _, rows := range collected(t, s.Dir) {
 		for _, r := range rows {
@@ -420,6 +427,7 @@ func TestGivenPairsEncoding(t *testing.T) {
 	}, nil); err != nil {
 		t.Fatal(err)
 	}
+	s.End = 9
 	load := func() ([]data.Preference, error) {
 		o, _, err := loadOffline(&s, path)
 		if err != nil {
@@ -444,6 +452,67 @@ func TestGivenPairsEncoding(t *testing.T) {
 	s.EncodePrompt = func(string, []data.Message) ([]int32, error) { return nil, errors.New("no such role") }
 	if _, err := load(); err == nil || !strings.Contains(err.Error(), path+": row 1: no such role") {
 		t.Errorf("error %v", err)
+	}
+	if got := plain[0].ChosenIDs; !slices.Equal(got, append(s.Model.Tokenizer.EncodePlain("tea"), 9)) {
+		t.Errorf("chosen is %v, and 9 ends texts", got)
+	}
+}
+
+// Pairs that another model collected have its ids: their text counts, and ids without a text must be the model's. Log-probs of
+// other ids than are trained on are dropped.
+func TestGivenPairsOfAnotherModel(t *testing.T) {
+	s := testSetup(t)
+	tok := s.Model.Tokenizer
+	s.End = tok.EOS()
+	enc := tok.EncodePlain
+	own := data.Preference{Prompt: "pack", PromptIDs: enc("pack"), Chosen: "tea", ChosenIDs: enc("tea"), ChosenLogps: []float32{-1},
+		Rejected: "jam", RejectedIDs: append(enc("jam"), s.End), RejectedLogps: []float32{-2, -3}}
+	others := own
+	others.ChosenIDs, others.PromptIDs = enc("jam"), []int32{1, 2, 3}
+	long := own
+	long.Rejected, long.RejectedIDs, long.RejectedLogps = strings.Repeat("tea", 9), slices.Repeat(enc("tea"), 9), make([]float32, 9)
+	path := filepath.Join(t.TempDir(), "pairs.parquet")
+	load := func(rows ...data.Preference) ([]data.Preference, tally, error) {
+		t.Helper()
+		if err := data.Write(path, rows, nil); err != nil {
+			t.Fatal(err)
+		}
+		o, count, err := loadOffline(&s, path)
+		if err != nil {
+			return nil, count, err
+		}
+		return o.pairs, count, nil
+	}
+	got, count, err := load(own, others, long)
+	if err != nil || count.Reencoded != 1 || count.Truncated != 1 {
+		t.Fatalf("%+v, %v", count, err)
+	}
+	if p := got[0]; !slices.Equal(p.ChosenIDs, own.ChosenIDs) || !slices.Equal(p.RejectedLogps, own.RejectedLogps) {
+		t.Errorf("own ids became %+v", p)
+	}
+	if p := got[1]; !slices.Equal(p.PromptIDs, tok.EncodePrompt("pack")) || !slices.Equal(p.ChosenIDs, append(enc("tea"), s.End)) || p.ChosenLogps != nil || p.RejectedLogps != nil {
+		t.Errorf("another model's pair became %+v", p)
+	}
+	if p := got[2]; len(p.RejectedIDs) != 8 || p.ChosenLogps != nil || p.RejectedLogps != nil {
+		t.Errorf("a cut pair became %+v", p)
+	}
+	bare := data.Preference{PromptIDs: []int32{5}, ChosenIDs: []int32{6}, RejectedIDs: []int32{30000}}
+	if _, _, err := load(own, bare); err == nil || !strings.HasSuffix(err.Error(), fmt.Sprintf("row 2: token id 30000, and the model has %d", s.Model.Config.VocabSize)) {
+		t.Errorf("error %v", err)
+	}
+}
+
+// Ensembles of neighbouring seeds share no member.
+func TestMemberSeed(t *testing.T) {
+	seen := map[uint64]bool{}
+	for seed := range uint64(100) {
+		for i := range 20 {
+			s := MemberSeed(seed, i)
+			if seen[s] || i == 0 && s != seed {
+				t.Fatalf("member %d of seed %d has %d", i, seed, s)
+			}
+			seen[s] = true
+		}
 	}
 }
 
@@ -470,8 +539,14 @@ func TestRelatedLimits(t *testing.T) {
 
 func TestRelatedConfigErrors(t *testing.T) {
 	for want, change := range map[string]func(*Config){
-		"start: ":             func(c *Config) { c.Start = "there" },
-		"start: 2 learners":   func(c *Config) { c.Start, c.Learners = "checkpoint:x", 2 },
+		"start: ":           func(c *Config) { c.Start = "there" },
+		"start: 2 learners": func(c *Config) { c.Start, c.Learners = "checkpoint:x", 2 },
+		"loss.schedule.name: ": func(c *Config) {
+			c.Data, c.SelfPlay.Segment, c.Loss.Schedule = "self_play", 2, BetaSchedule{Name: "adaptive", TargetKL: 1}
+		},
+		"loss.schedule.name: adaptive": func(c *Config) {
+			c.Mix, c.Loss.Schedule = Mix{Pairs: "x", Share: 0.5}, BetaSchedule{Name: "adaptive", TargetKL: 1}
+		},
 		"self_play.segment: ": func(c *Config) { c.Data = "self_play" },
 		"mix.share: ":         func(c *Config) { c.Mix = Mix{Pairs: "x", Share: 1} },
 		"mix.pairs: ":         func(c *Config) { c.Mix, c.Data = Mix{Pairs: "x", Share: 0.5}, "offline:x" },

@@ -27,13 +27,15 @@ type Setup struct {
 	Config  Config
 	Backend compute.Backend
 	Model   *models.Model
-	Start   []models.Policy // one starting policy a learner; nil: fresh adapters on the base, seeds Seed, Seed+1, …
+	Start   []models.Policy // one starting policy a learner; nil: fresh adapters on the base, of MemberSeed
 	Prompts []Prompt        // unused by an offline run
 	// EncodePrompt gives the ids of a prompt that a file of given pairs has as text and, maybe, as a conversation, in the way in
 	// which Prompts were made; nil: Tokenizer.EncodePrompt of its text.
 	EncodePrompt func(text string, conversation []data.Message) ([]int32, error)
-	Annotator    annotate.Annotator
-	Dir          string // checkpoints, pairs and the final policy go here; a checkpoint found here is resumed
+	// End ends the texts to learn from, and samples; 0: the tokenizer's EOS. A chat template ends a turn with what may be another.
+	End       int32
+	Annotator annotate.Annotator
+	Dir       string // checkpoints, pairs and the final policy go here; a checkpoint found here is resumed
 
 	// Sampler and Scorer for this model and backend, shared with whoever else uses them; nil: made for the run.
 	Sampler *sample.Sampler
@@ -79,7 +81,7 @@ func (r *run) progress(what string, step, of int) {
 	}
 }
 
-func (r *run) stop() []int32 { return r.setup.Model.Stop() }
+func (r *run) stop() []int32 { return r.setup.Model.Stop(r.setup.End) }
 
 // Train runs T steps in F data-collection phases (paper, algorithm 1) and returns the merged policy,
 // which is also written to Dir/policy.safetensors. It resumes where a checkpoint in Dir ends.
@@ -92,6 +94,9 @@ func Train(ctx context.Context, s Setup) (models.Policy, error) {
 	}
 	if err := cfg.Mesh.Check(s.Backend); err != nil {
 		return none, err
+	}
+	if s.End == 0 {
+		s.End = s.Model.Tokenizer.EOS()
 	}
 	if s.Sampler == nil {
 		s.Sampler = sample.New(s.Backend, s.Model.Config, models.Bucket)
@@ -109,7 +114,7 @@ func Train(ctx context.Context, s Setup) (models.Policy, error) {
 		for i := range cfg.Learners {
 			p := models.Policy{Name: "sft", Base: s.Model.Base}
 			if !cfg.full() {
-				p.Adapter = models.NewAdapter(s.Model.Config, cfg.LoRA, cfg.Seed+uint64(i))
+				p.Adapter = models.NewAdapter(s.Model.Config, cfg.LoRA, MemberSeed(cfg.Seed, i))
 			}
 			start = append(start, p)
 		}
@@ -251,6 +256,7 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 			}
 			counted.Usage = samples.spent
 			counted.Truncated += count.Truncated
+			counted.Reencoded += count.Reencoded
 			count, collected = counted, true
 		}
 		batch := pairs[step]
@@ -400,6 +406,9 @@ func (r *run) describe(m Metrics, step, phase int, behavior versioned, ref *refe
 	m["collect/identical"] = float64(count.Identical)
 	m["collect/ties"] = float64(count.Ties)
 	m["collect/truncated"] = float64(count.Truncated)
+	if count.Reencoded > 0 {
+		m["collect/reencoded"] = float64(count.Reencoded)
+	}
 	m["time/sample"] = count.SampleSeconds
 	m["time/annotate"] = count.AnnotateSeconds
 	m["time/reference"] += count.ReferenceSeconds

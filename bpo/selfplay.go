@@ -28,7 +28,7 @@ func (c *collector) selfPlay(ctx context.Context, phase, from, to int, behavior 
 		if p.Reference == "" {
 			return nil, count, fmt.Errorf("self-play: prompt %s has no reference text to vary", p.ID)
 		}
-		ids := append(t.EncodePlain(p.Reference), t.EOS())
+		ids := append(t.EncodePlain(p.Reference), c.setup.End)
 		if len(ids) > c.cfg.MaxCompletionTokens {
 			ids, count.Truncated = ids[:c.cfg.MaxCompletionTokens], count.Truncated+1
 		}
@@ -68,7 +68,7 @@ func (c *collector) selfPlay(ctx context.Context, phase, from, to int, behavior 
 			continue
 		}
 		row := data.Preference{
-			PromptID: p.ID, Prompt: p.Text, Reference: p.Reference, Chosen: t.Decode(ids), Rejected: t.Decode(varied),
+			PromptID: p.ID, Prompt: p.Text, Messages: p.Messages, Reference: p.Reference, Chosen: t.Decode(ids), Rejected: t.Decode(varied),
 			PromptIDs: p.Tokens, ChosenIDs: ids, RejectedIDs: varied,
 			Annotator: "self_play", BehaviorVersion: behavior.version, Phase: phase, Step: from + i/c.cfg.fresh(),
 		}

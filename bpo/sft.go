@@ -1,6 +1,7 @@
 package bpo
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
@@ -50,7 +51,7 @@ func SFT(ctx context.Context, f Fit, prompts []Prompt, maxCompletion int) (model
 		if p.Reference == "" {
 			return f.Start, fmt.Errorf("sft: prompt %s has no reference text to learn from", p.ID)
 		}
-		ids := append(f.Model.Tokenizer.EncodePlain(p.Reference), f.Model.Tokenizer.EOS())
+		ids := append(f.Model.Tokenizer.EncodePlain(p.Reference), cmp.Or(f.End, f.Model.Tokenizer.EOS()))
 		rows[i] = example{id: p.ID, row: models.Row{Prompt: p.Tokens, Completions: [][]int32{ids[:min(len(ids), maxCompletion)]}}}
 	}
 	return f.run(ctx, "sft", nllObjective(), rows, func(batch []example) {

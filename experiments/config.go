@@ -28,7 +28,7 @@ type Config struct {
 	Task     TaskConfig     `mapstructure:"task" yaml:"task"`
 	Prompts  PromptsConfig  `mapstructure:"prompts" yaml:"prompts"`
 	Pretrain PretrainConfig `mapstructure:"pretrain" yaml:"pretrain"`
-	// SFT trains what the learners start from, adapters or full models, learner i with seed seed+i. With 0 steps every
+	// SFT trains what the learners start from, adapters or full models, learner i with bpo.MemberSeed(seed, i). With 0 steps every
 	// learner starts at the base model.
 	SFT bpo.SFTConfig `mapstructure:"sft" yaml:"sft"`
 

@@ -127,7 +127,7 @@ func (v *evaluator) complete(ctx context.Context, p models.Policy, prompts []bpo
 	}
 	drawn, err := v.base.sampler.Sample(ctx, p, in, sample.Options{
 		Temperature: temperature, TopP: 1, Greedy: temperature == 0, MaxNewTokens: v.cfg.MaxCompletionTokens, N: 1,
-		Seed: v.cfg.Seed ^ 0x65766c, Stop: v.base.model.Stop(), Batch: v.cfg.Sample.Batch,
+		Seed: v.cfg.Seed ^ 0x65766c, Stop: v.base.model.Stop(turnEnd(v.base.model, v.cfg.Model.Chat)), Batch: v.cfg.Sample.Batch,
 	}, func(done, total int) { v.ui.Doing("eval", done, total) })
 	if err != nil {
 		return nil, fmt.Errorf("sample for evaluation: %w", err)

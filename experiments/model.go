@@ -132,6 +132,7 @@ func (c *Config) scratchConfig(vocab int) models.Config {
 	return models.Config{
 		Architecture: "llama", VocabSize: vocab, HiddenSize: s.Hidden, IntermediateSize: s.Intermediate,
 		NumLayers: s.Layers, NumHeads: s.Heads, NumKVHeads: s.KVHeads, HeadDim: s.Hidden / s.Heads,
+		// A text has room for the questions of selectors.
 		MaxPositions: max(512, 2*(c.MaxPromptTokens+c.MaxCompletionTokens)), RopeTheta: 10000, RMSNormEps: 1e-5, TieEmbeddings: true,
 	}
 }
@@ -183,7 +184,7 @@ func startPolicies(ctx context.Context, c *Config, b compute.Backend, m *base, s
 	var prompts []bpo.Prompt
 	out := make([]models.Policy, c.Learners)
 	for i := range out {
-		seed := c.Seed + uint64(i)
+		seed := bpo.MemberSeed(c.Seed, i)
 		fresh := models.Policy{Name: "sft", Base: m.model.Base}
 		if c.Train == "lora" {
 			fresh.Adapter = models.NewAdapter(m.model.Config, c.LoRA, seed)
@@ -213,7 +214,7 @@ func startPolicies(ctx context.Context, c *Config, b compute.Backend, m *base, s
 			}
 			policy, err := bpo.SFT(ctx, bpo.Fit{
 				Config: c.SFT, Backend: b, Model: m.model, Start: fresh, Full: c.Train == "full", Dir: dir,
-				Seed: seed, Checkpointing: c.GradientCheckpointing, Mesh: c.Mesh,
+				Seed: seed, End: turnEnd(m.model, c.Model.Chat), Checkpointing: c.GradientCheckpointing, Mesh: c.Mesh,
 				Progress: func(_ string, step, of int) { ui.Doing("sft", step, of) },
 			}, prompts, c.MaxCompletionTokens)
 			if err != nil {

@@ -26,6 +26,9 @@ type Policy struct {
 	Chat    string // as model.chat
 }
 
+// Stop lists the tokens that end a completion.
+func (p *Policy) Stop() []int32 { return p.Model.Stop(turnEnd(p.Model, p.Chat)) }
+
 // OpenPolicy opens what path names: a run directory (its trained policy), a GGUF file, a Hugging Face directory, or
 // "smollm2". dtype and chat are for models; a run brings its own.
 func (s *Session) OpenPolicy(ctx context.Context, path, dtype, chat string) (*Policy, error) {
@@ -119,6 +122,11 @@ func (s *Session) EvaluateRun(ctx context.Context, path string, useEval bool, ad
 	p, err := bpo.LoadPolicy(bpo.PolicyPath(path), r.base.model)
 	if err != nil {
 		return Evaluation{}, err
+	}
+	for _, source := range c.pairSources() {
+		if err := source.locate(filepath.Dir(r.study), c.Seed); err != nil {
+			return Evaluation{}, err
+		}
 	}
 	if r.corpus, err = loadCorpus(&c); err != nil {
 		return Evaluation{}, err

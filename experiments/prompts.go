@@ -1,8 +1,10 @@
 package experiments
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 
 	"gobpo/bpo"
 	"gobpo/data"
@@ -19,7 +21,7 @@ type corpus struct {
 	dropped                int                                     // evaluation prompts left out as they are trained on
 }
 
-// loadCorpus makes or reads the prompts and looks for leakage between training and evaluation.
+// loadCorpus makes or reads the prompts and looks for leakage between training and evaluation. Given pairs have been located.
 func loadCorpus(c *Config) (*corpus, error) {
 	if c.Task.Name != "" {
 		return taskCorpus(c)
@@ -44,11 +46,15 @@ func loadCorpus(c *Config) (*corpus, error) {
 	if s.sft == nil {
 		s.sft = s.train
 	}
+	given, err := c.givenPrompts()
+	if err != nil {
+		return nil, err
+	}
 	for _, f := range []struct {
 		key  string
 		into *[]data.Prompt
 	}{{"eval", &s.eval}, {"test", &s.test}} {
-		if err := s.checkLeakage(c.Prompts.Leakage, f.key, f.into); err != nil {
+		if err := s.checkLeakage(c.Prompts.Leakage, f.key, f.into, given); err != nil {
 			return nil, err
 		}
 		if i := slices.IndexFunc(*f.into, func(p data.Prompt) bool { return p.Reference == "" }); i >= 0 {
@@ -83,12 +89,28 @@ func taskCorpus(c *Config) (*corpus, error) {
 	return s, nil
 }
 
-// checkLeakage finds evaluation prompts that are also trained on, and does what prompts.leakage says.
-func (s *corpus) checkLeakage(rule, key string, eval *[]data.Prompt) error {
+// givenPrompts are the prompts of the pairs that a located data or mix.pairs names, to look for leakage.
+func (c *Config) givenPrompts() (out []data.Prompt, err error) {
+	path := cmp.Or(c.OfflinePath(), c.Mix.Pairs)
+	if path == "" || c.Prompts.Leakage == "allow" {
+		return nil, nil
+	}
+	for p, err := range bpo.GivenPairs(path) {
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, data.Prompt{Prompt: p.Prompt})
+	}
+	return out, nil
+}
+
+// checkLeakage finds evaluation prompts that are also trained on, those of given pairs among them, and does what prompts.leakage
+// says.
+func (s *corpus) checkLeakage(rule, key string, eval *[]data.Prompt, given []data.Prompt) error {
 	if rule == "allow" || len(*eval) == 0 {
 		return nil
 	}
-	train := slices.Concat(s.train, s.sft)
+	train := slices.Concat(s.train, s.sft, given)
 	leak := data.Leakage(*eval, train)
 	if leak.Prompts == 0 {
 		return nil
@@ -137,7 +159,7 @@ func (s *corpus) hash() (map[string]string, error) {
 func tokenise(m *models.Model, useTemplate string, prompts []data.Prompt, limit int) (out []bpo.Prompt, cut int, err error) {
 	out = make([]bpo.Prompt, len(prompts))
 	for i, p := range prompts {
-		out[i] = bpo.Prompt{ID: p.ID, Text: p.Prompt, Reference: p.Reference}
+		out[i] = bpo.Prompt{ID: p.ID, Text: p.Prompt, Reference: p.Reference, Messages: p.Messages}
 		ids, err := encodePrompt(m, useTemplate, p.Prompt, p.Messages)
 		if err != nil {
 			return nil, 0, fmt.Errorf("prompt %s: %w", p.ID, err)
@@ -153,18 +175,44 @@ func tokenise(m *models.Model, useTemplate string, prompts []data.Prompt, limit 
 	return out, cut, nil
 }
 
-// encodePrompt gives the ids of a prompt as the policy is trained on it: its conversation, or else its text as a user's only
-// message, through the model's chat template where it has one and useTemplate is auto; plain otherwise.
+// encodePrompt gives the ids of a prompt as the policy is trained on it: its conversation, or what data.Conversation finds in its
+// text, through the model's chat template where it has one and useTemplate is auto; plain otherwise.
 func encodePrompt(m *models.Model, useTemplate, text string, conversation []data.Message) ([]int32, error) {
 	if m.ChatTemplate == "" || useTemplate != "auto" {
 		return m.Tokenizer.EncodePrompt(text), nil
 	}
 	if len(conversation) == 0 {
-		conversation = []data.Message{{Role: "user", Content: text}}
+		conversation = data.Conversation(text)
 	}
 	messages := make([]chat.Message, len(conversation))
 	for i, msg := range conversation {
 		messages[i] = chat.Message{Role: msg.Role, Content: msg.Content}
 	}
 	return chat.Encode(m.Tokenizer, m.ChatTemplate, messages, true)
+}
+
+// turnEnd is what ends a completion: in the model's chat template the special token that ends the assistant's turn, such as
+// <end_of_turn>; the tokenizer's EOS without a template, or where that ends no turn.
+func turnEnd(m *models.Model, useTemplate string) int32 {
+	t := m.Tokenizer
+	if m.ChatTemplate == "" || useTemplate != "auto" {
+		return t.EOS()
+	}
+	const said = "5e3a1c"
+	bos := ""
+	if id, ok := t.BOS(); ok {
+		bos = t.Spelling(id)
+	}
+	text, err := chat.Render(m.ChatTemplate, []chat.Message{{Role: "user", Content: "?"}, {Role: "assistant", Content: said}}, false, bos, t.Spelling(t.EOS()))
+	_, rest, found := strings.Cut(text, said)
+	if err != nil || !found {
+		return t.EOS()
+	}
+	controls := t.Controls()
+	for _, id := range t.Encode(rest) {
+		if slices.Contains(controls, t.Spelling(id)) {
+			return id
+		}
+	}
+	return t.EOS()
 }

@@ -10,6 +10,8 @@ import (
 
 	"gobpo/bpo"
 	"gobpo/data"
+	"gobpo/models"
+	"gobpo/models/tokenizer"
 )
 
 // An extrapolated run ends with the factor that won on dev, and everything that opens the run opens that policy.
@@ -208,6 +210,34 @@ eval: {n: 2, kl_samples: 2, bootstrap: 50}
 	templated, want, bare, none := first(text, "auto"), first(ids, "auto"), first(text, "none"), first(plain, "none")
 	if templated != want || bare != none || templated == bare || math.IsNaN(templated) {
 		t.Errorf("log-probs of the chosen completions: %v in the template, want %v; %v plain, want %v", templated, want, bare, none)
+	}
+}
+
+// A turn ends with the special token that the template writes after it, not always with EOS.
+func TestTurnEnd(t *testing.T) {
+	tok, err := tokenizer.FromWords([]string{"tea"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	pad, eos := tok.Pad(), tok.EOS()
+	for template, want := range map[string]int32{
+		"": eos,
+		"{% for m in messages %}<{{ m.role }}>{{ m.content }}<|pad|>\n{% endfor %}":                                   pad, // as Gemma's
+		"{% for m in messages %}{{ m.content }}\n<|pad|>{% endfor %}<|endoftext|>":                                    pad, // as Phi-3's
+		"{% for m in messages %}{% if loop.index == 1 %}<|pad|>{% endif %}{{ m.content }}{% endfor %}{{ eos_token }}": eos,
+		"{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}":                                          eos, // no special token at all
+		"{{ raise_exception('no') }}": eos,
+	} {
+		m := &models.Model{Tokenizer: tok, ChatTemplate: template}
+		if got := turnEnd(m, "auto"); got != want {
+			t.Errorf("%s ends turns with %d, want %d", template, got, want)
+		}
+		if got := turnEnd(m, "none"); got != eos {
+			t.Errorf("without a template %d", got)
+		}
+		if p := (&Policy{Model: m, Chat: "auto"}); !slices.Contains(p.Stop(), want) || !slices.Contains(p.Stop(), eos) {
+			t.Errorf("stops at %v", p.Stop())
+		}
 	}
 }
 

@@ -23,7 +23,7 @@ import (
 
 // RewardConfig is a file for bpo reward train.
 type RewardConfig struct {
-	Seed    uint64 `mapstructure:"seed" yaml:"seed"`       // of the order of pairs, adapters and heads; member i has seed+i
+	Seed    uint64 `mapstructure:"seed" yaml:"seed"`       // of the order of pairs, adapters and heads; member i has bpo.MemberSeed(seed, i)
 	Backend string `mapstructure:"backend" yaml:"backend"` // as --backend
 	Model   struct {
 		Path  string `mapstructure:"path" yaml:"path"`   // GGUF file, Hugging Face directory (a reward model is trained on), or "smollm2"
@@ -310,7 +310,7 @@ func (c *RewardConfig) member(ctx context.Context, b compute.Backend, m *models.
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
-	seed := c.Seed + uint64(i)
+	seed := bpo.MemberSeed(c.Seed, i)
 	start := models.Policy{Name: "base", Base: m.Base}
 	fresh := models.NewAdapter(m.Config, c.LoRA, seed)
 	if c.Train == "lora" {

@@ -23,10 +23,11 @@ type source struct {
 func (c *Config) startSource() source { return source{"start", "checkpoint:", &c.Start} }
 
 func (c *Config) sources() []source {
-	return []source{
-		c.startSource(), {"reference", "checkpoint:", &c.Reference},
-		{"data", "offline:", &c.Data}, {"mix.pairs", "", &c.Mix.Pairs},
-	}
+	return append(c.pairSources(), c.startSource(), source{"reference", "checkpoint:", &c.Reference})
+}
+
+func (c *Config) pairSources() []source {
+	return []source{{"data", "offline:", &c.Data}, {"mix.pairs", "", &c.Mix.Pairs}}
 }
 
 // path is what the key names, "" where its value names nothing.

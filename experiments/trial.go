@@ -222,6 +222,7 @@ func (r *trial) run(ctx context.Context) (Result, error) {
 		EncodePrompt: func(text string, conversation []data.Message) ([]int32, error) {
 			return encodePrompt(r.base.model, r.cfg.Model.Chat, text, conversation)
 		},
+		End:      turnEnd(r.base.model, r.cfg.Model.Chat),
 		Evaluate: r.curve,
 		Resumed: func(step int) error {
 			fresh = false

@@ -178,6 +178,25 @@ func TestLeakage(t *testing.T) {
 	if s, err := loadCorpus(&c); err != nil || len(s.eval) != 3 {
 		t.Errorf("allow: %+v, %v", s, err)
 	}
+	pairs := filepath.Join(dir, "pairs.parquet")
+	if err := data.Write(pairs, []data.Preference{{Prompt: "d", Chosen: "x", Rejected: "y"}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	for _, change := range []func(c *Config){
+		func(c *Config) { c.Prompts.Train, c.Data = "", "offline:"+pairs },
+		func(c *Config) { c.Prompts.Train, c.Mix.Pairs = "", pairs },
+	} {
+		given := c
+		change(&given)
+		given.Prompts.Leakage = "error"
+		if _, err := loadCorpus(&given); err == nil || !strings.Contains(err.Error(), `1 of 3 prompts are also trained on, such as "d"`) {
+			t.Errorf("leakage into given pairs: %v", err)
+		}
+		given.Prompts.Leakage = "drop"
+		if s, err := loadCorpus(&given); err != nil || len(s.eval) != 2 || s.dropped != 1 {
+			t.Errorf("drop what is in given pairs: %+v, %v", s, err)
+		}
+	}
 	c.Prompts.Eval = filepath.Join(dir, "none.jsonl")
 	if _, err := loadCorpus(&c); err == nil || !strings.HasPrefix(err.Error(), "prompts.eval: ") {
 		t.Errorf("a missing file: %v", err)

@@ -32,9 +32,10 @@ type Model struct {
 	configFile   []byte               // the config.json it came with, if any
 }
 
-// Stop lists the tokens that end a completion, sorted: EOS and the tokenizer's own, which ends the texts to learn from.
-func (m *Model) Stop() []int32 {
-	stop := slices.Clone(m.EOS)
+// Stop lists the tokens that end a completion, sorted: EOS, the tokenizer's own, and those given, such as what ends a turn of a
+// chat template.
+func (m *Model) Stop(also ...int32) []int32 {
+	stop := slices.Concat(m.EOS, also)
 	if m.Tokenizer != nil && m.Tokenizer.EOS() >= 0 {
 		stop = append(stop, m.Tokenizer.EOS())
 	}

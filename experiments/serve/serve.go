@@ -96,7 +96,7 @@ func (s *server) complete(w http.ResponseWriter, r *http.Request, chat bool) {
 // is of them. It ends when every completion has.
 func (s *server) sample(ctx context.Context, q request, prompt []int32, most int, partial func([]ending)) ([]ending, error) {
 	// Few lengths, each of which is compiled once.
-	o := sample.Options{Temperature: 1, TopP: 1, MaxNewTokens: models.Bucket(most), Limit: most, N: q.N, Batch: 1, Seed: uint64(*q.Seed), Stop: s.policy.Model.Stop()}
+	o := sample.Options{Temperature: 1, TopP: 1, MaxNewTokens: models.Bucket(most), Limit: most, N: q.N, Batch: 1, Seed: uint64(*q.Seed), Stop: s.policy.Stop()}
 	if q.Temperature != nil {
 		o.Temperature, o.Greedy = *q.Temperature, *q.Temperature == 0
 	}

@@ -112,7 +112,7 @@ func sampleAll(cmd *cobra.Command, p *experiments.Policy, prompts []data.Prompt,
 		in[i] = sample.Prompt{Key: experiments.Key(q.ID), Tokens: q.Tokens}
 	}
 	t := p.Model.Tokenizer
-	o.Stop, o.Greedy = p.Model.Stop(), o.Temperature == 0
+	o.Stop, o.Greedy = p.Stop(), o.Temperature == 0
 	ui := newProgress(cmd.ErrOrStderr())
 	defer ui.Close()
 	work := ui.Trial("sample")
