@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,10 +47,17 @@ type chatClient struct {
 	count map[string]float64
 }
 
+var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
 func newChatClient(c chatConfig) (*chatClient, error) {
 	u, err := url.Parse(c.Endpoint)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("endpoint: %q is not a URL as http://host/v1", c.Endpoint)
+	switch { // what is refused is not shown: it may hold a key, which would go into configurations, names and rows
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		return nil, errors.New("endpoint: not a URL such as http://host/v1")
+	case u.User != nil || strings.ContainsAny(c.Endpoint, "?#"):
+		return nil, errors.New("endpoint: it holds a user, a query or a fragment; a key belongs into the environment variable that api_key_env names")
+	case !envName.MatchString(c.KeyEnv):
+		return nil, errors.New("api_key_env: not the name of an environment variable, such as OPENAI_API_KEY")
 	}
 	limit := rate.Inf
 	if c.Rate > 0 {

@@ -289,13 +289,32 @@ func TestJudgeConfig(t *testing.T) {
 	for want, params := range map[string]map[string]any{
 		"endpoint: required":                      {"model": "m"},
 		"model: required":                         {"endpoint": "http://localhost/v1"},
-		`endpoint: "localhost" is not a URL`:      {"endpoint": "localhost", "model": "m"},
+		"endpoint: not a URL":                     {"endpoint": "localhost", "model": "m"},
 		"concurrency: 0 is not at least 1":        {"endpoint": "http://localhost/v1", "model": "m", "concurrency": 0},
 		`template: "nonsense" is not one of tldr`: {"endpoint": "http://localhost/v1", "model": "m", "template": "nonsense"},
 		"rate: -1 is negative":                    {"endpoint": "http://localhost/v1", "model": "m", "rate": -1},
 	} {
 		if _, err := annotate.New(annotate.Config{Name: "judge", Params: params}); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%v: error %v, want %q", params, err, want)
+		}
+	}
+	for _, c := range []struct{ want, endpoint, env string }{ // none shows what may be a key
+		{"endpoint: not a URL", "me:" + key + "@host/v1", "KEY"},
+		{"endpoint: not a URL", "http://" + key + ":x/v1", "KEY"},
+		{"endpoint: it holds a user", "https://me:" + key + "@host/v1", "KEY"},
+		{"endpoint: it holds a user", "https://" + key + "@host/v1", "KEY"},
+		{"endpoint: it holds a user", "https://host/v1?api-key=" + key, "KEY"},
+		{"endpoint: it holds a user", "https://host/v1?", "KEY"},
+		{"endpoint: it holds a user", "https://host/v1#" + key, "KEY"},
+		{"endpoint: it holds a user", "https://host/v1#", "KEY"},
+		{"api_key_env: not the name", "https://host/v1", key},
+		{"api_key_env: not the name", "https://host/v1", "KEY\n"},
+		{"api_key_env: not the name", "https://host/v1", "1KEY"},
+		{"api_key_env: not the name", "https://host/v1", ""},
+	} {
+		_, err := annotate.New(annotate.Config{Name: "judge", Params: map[string]any{"endpoint": c.endpoint, "model": "m", "api_key_env": c.env}})
+		if err == nil || !strings.HasPrefix(err.Error(), c.want) || strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q, %q: error %v, want %q", c.endpoint, c.env, err, c.want)
 		}
 	}
 	for _, name := range []string{"tldr", "helpfulness", "harmlessness"} {
