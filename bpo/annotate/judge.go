@@ -132,6 +132,16 @@ func JudgeTemplate(name string) (Question, error) {
 	if _, err := ask("", "", ""); err != nil {
 		return nil, fmt.Errorf("template: %w", err)
 	}
+	fields := map[string]string{"Prompt": "prompt8a6f", "A": "first5c3e", "B": "second9d1b"} // texts that no template has
+	asked, err := ask(fields["Prompt"], fields["A"], fields["B"])
+	if err != nil {
+		return nil, fmt.Errorf("template: %w", err)
+	}
+	for _, field := range []string{"Prompt", "A", "B"} {
+		if !strings.Contains(asked, fields[field]) {
+			return nil, fmt.Errorf("template: %q does not ask about {{.%s}}", name, field)
+		}
+	}
 	return ask, nil
 }
 

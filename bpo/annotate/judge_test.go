@@ -223,6 +223,34 @@ func TestJudgeRetryAfter(t *testing.T) {
 	}
 }
 
+// A question without one of the texts would be answered all the same.
+func TestJudgeTemplate(t *testing.T) {
+	for text, want := range map[string]string{
+		"{{.Prompt}} {{.A}} {{.B}}":                         "",
+		"{{with .Prompt}}{{.}} {{end}}{{.B}} {{.A}}":        "",
+		"{{.Prompt}} {{.A}}":                                "does not ask about {{.B}}",
+		"{{.Prompt}} {{.B}} {{.B}}":                         "does not ask about {{.A}}",
+		"{{.A}} {{.B}}":                                     "does not ask about {{.Prompt}}",
+		"{{.Prompt}} {{.A}} {{if eq .A \"\"}}{{.B}}{{end}}": "does not ask about {{.B}}",
+		"Prompt A B":                                        "does not ask about {{.Prompt}}",
+		"{{.Prompt}} {{.A}} {{.C}}":                         "can't evaluate field C",
+		"{{.Prompt}} {{.A}} {{if .B}}{{.B}} {{.C}}{{end}}":  "can't evaluate field C",
+		"{{.Prompt}} {{.A}} {{.B":                           "unclosed action",
+	} {
+		file := filepath.Join(t.TempDir(), "mine.tmpl")
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		_, err := annotate.JudgeTemplate(file)
+		if want == "" && err == nil {
+			continue
+		}
+		if err == nil || want == "" || !strings.HasPrefix(err.Error(), "template: ") || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want %q", text, err, want)
+		}
+	}
+}
+
 // What was answered once is not asked again, by another process either; a broken file of the cache is.
 func TestJudgeCache(t *testing.T) {
 	s, cache := newJudgeServer(t), t.TempDir()
