@@ -124,7 +124,7 @@ func (c *chatClient) complete(ctx context.Context, message string, seed uint64) 
 		}
 		c.add("judge/requests", 1)
 		return c.post(ctx, body)
-	}, backoff.WithMaxTries(uint(c.Retries)+1), backoff.WithMaxElapsedTime(0), backoff.WithBackOff(c.waits()))
+	}, backoff.WithMaxTries(uint(c.Retries)+1), backoff.WithMaxElapsedTime(0), backoff.WithBackOff(waits()))
 	if err != nil {
 		if tries > 1 {
 			err = fmt.Errorf("after %d tries: %w", tries, err)
@@ -152,10 +152,11 @@ func (c *chatClient) complete(ctx context.Context, message string, seed uint64) 
 	return a.Choices[0].Message.Content, nil
 }
 
-// waits grow from half a second to a minute, each drawn from half to one and a half times that.
-func (c *chatClient) waits() backoff.BackOff {
+// waits grow fourfold from half a second to a minute, each drawn from half to one and a half times that. Six of them, nearly
+// three minutes, outlast a server's restart.
+func waits() backoff.BackOff {
 	b := backoff.NewExponentialBackOff()
-	b.InitialInterval = min(500*time.Millisecond, c.Timeout/2)
+	b.InitialInterval, b.Multiplier, b.MaxInterval = 500*time.Millisecond, 4, time.Minute
 	return b
 }
 

@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -223,6 +225,47 @@ func TestJudgeRetryAfter(t *testing.T) {
 	}
 }
 
+// A Retry-After is waited for: longer than the first wait is by itself, at most 0.75 s.
+func TestJudgeWaitsAsTold(t *testing.T) {
+	s := newJudgeServer(t)
+	var at []time.Time // of all tries
+	s.fault = func(w http.ResponseWriter, try int) bool {
+		at = append(at, time.Now())
+		if len(at) > 1 {
+			return false
+		}
+		w.Header().Set("Retry-After", "1")
+		w.WriteHeader(http.StatusTooManyRequests)
+		return true
+	}
+	if _, err := s.judge(t, map[string]any{"concurrency": 1}).Annotate(t.Context(), twoAnswers, 0); err != nil {
+		t.Fatal(err)
+	}
+	if waited := at[1].Sub(at[0]); len(at) != 3 || waited < time.Second {
+		t.Errorf("%d tries, the second after %v", len(at), waited)
+	}
+}
+
+// As many requests as configured are under way at a time, and no more.
+func TestJudgeConcurrency(t *testing.T) {
+	s := newJudgeServer(t)
+	var now, most atomic.Int64
+	s.fault = func(http.ResponseWriter, int) bool {
+		n := now.Add(1)
+		defer now.Add(-1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+		}
+		time.Sleep(20 * time.Millisecond)
+		return false
+	}
+	if _, err := s.judge(t, map[string]any{"concurrency": 3}).Annotate(t.Context(), []annotate.Request{{Completions: []string{"a", "bb", "ccc", "dddd", "eeeee"}}}, 0); err != nil {
+		t.Fatal(err)
+	}
+	if n := most.Load(); n < 2 || n > 3 {
+		t.Errorf("%d requests at a time, want 3", n)
+	}
+}
+
 // A question without one of the texts would be answered all the same.
 func TestJudgeTemplate(t *testing.T) {
 	for text, want := range map[string]string{
@@ -277,6 +320,45 @@ func TestJudgeCache(t *testing.T) {
 			if err := os.WriteFile(files[0], raw[:5], 0o644); err != nil {
 				t.Fatal(err)
 			}
+		}
+	}
+}
+
+// An answer is kept under all that it depends on, and under nothing else.
+func TestJudgeCacheKey(t *testing.T) {
+	s, cache := newJudgeServer(t), t.TempDir()
+	another := filepath.Join(t.TempDir(), "another.tmpl")
+	if err := os.WriteFile(another, []byte("Well: {{.Prompt}} <<{{.A}}>><<{{.B}}>>\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		params map[string]any
+		seed   uint64
+		asks   int
+	}{
+		{nil, 0, 2},
+		{nil, 0, 0},
+		{nil, 1, 0}, // at temperature 0
+		{map[string]any{"concurrency": 1, "rate": 1000, "retries": 1, "timeout": 2, "price_in": 1, "price_out": 1, "max_unparsed": 1}, 0, 0},
+		{map[string]any{"endpoint": s.URL + "/v1/"}, 0, 2},
+		{map[string]any{"model": "n"}, 0, 2},
+		{map[string]any{"template": another}, 0, 2},
+		{map[string]any{"max_tokens": 255}, 0, 2},
+		{map[string]any{"sampling_temperature": 0.5}, 1, 2},
+		{map[string]any{"sampling_temperature": 0.6}, 1, 2},
+		{map[string]any{"sampling_temperature": 0.5}, 2, 2},
+		{map[string]any{"sampling_temperature": 0.5}, 1, 0},
+		{map[string]any{"model": "n"}, 0, 0},
+		{nil, 0, 0},
+	} {
+		params := map[string]any{"cache": cache}
+		maps.Copy(params, c.params)
+		before := s.asked
+		if _, err := s.judge(t, params).Annotate(t.Context(), twoAnswers, c.seed); err != nil {
+			t.Fatal(err)
+		}
+		if asked := s.asked - before; asked != c.asks {
+			t.Errorf("%v, seed %d: %d questions, want %d", c.params, c.seed, asked, c.asks)
 		}
 	}
 }
