@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,10 +47,17 @@ type chatClient struct {
 	count map[string]float64
 }
 
+var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
 func newChatClient(c chatConfig) (*chatClient, error) {
 	u, err := url.Parse(c.Endpoint)
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("endpoint: %q is not a URL as http://host/v1", c.Endpoint)
+	switch { // what is refused is not shown: it may hold a key, which would go into configurations, names and rows
+	case err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
+		return nil, errors.New("endpoint: not a URL such as http://host/v1")
+	case u.User != nil || strings.ContainsAny(c.Endpoint, "?#"):
+		return nil, errors.New("endpoint: it holds a user, a query or a fragment; a key belongs into the environment variable that api_key_env names")
+	case !envName.MatchString(c.KeyEnv):
+		return nil, errors.New("api_key_env: not the name of an environment variable, such as OPENAI_API_KEY")
 	}
 	limit := rate.Inf
 	if c.Rate > 0 {
@@ -116,7 +124,7 @@ func (c *chatClient) complete(ctx context.Context, message string, seed uint64) 
 		}
 		c.add("judge/requests", 1)
 		return c.post(ctx, body)
-	}, backoff.WithMaxTries(uint(c.Retries)+1), backoff.WithMaxElapsedTime(0), backoff.WithBackOff(c.waits()))
+	}, backoff.WithMaxTries(uint(c.Retries)+1), backoff.WithMaxElapsedTime(0), backoff.WithBackOff(waits()))
 	if err != nil {
 		if tries > 1 {
 			err = fmt.Errorf("after %d tries: %w", tries, err)
@@ -144,10 +152,11 @@ func (c *chatClient) complete(ctx context.Context, message string, seed uint64) 
 	return a.Choices[0].Message.Content, nil
 }
 
-// waits grow from half a second to a minute, each drawn from half to one and a half times that.
-func (c *chatClient) waits() backoff.BackOff {
+// waits grow fourfold from half a second to a minute, each drawn from half to one and a half times that. Six of them, nearly
+// three minutes, outlast a server's restart.
+func waits() backoff.BackOff {
 	b := backoff.NewExponentialBackOff()
-	b.InitialInterval = min(500*time.Millisecond, c.Timeout/2)
+	b.InitialInterval, b.Multiplier, b.MaxInterval = 500*time.Millisecond, 4, time.Minute
 	return b
 }
 

@@ -1,7 +1,6 @@
 package annotate
 
 import (
-	"bytes"
 	"context"
 	"embed"
 	"errors"
@@ -133,6 +132,16 @@ func JudgeTemplate(name string) (Question, error) {
 	if _, err := ask("", "", ""); err != nil {
 		return nil, fmt.Errorf("template: %w", err)
 	}
+	fields := map[string]string{"Prompt": "prompt8a6f", "A": "first5c3e", "B": "second9d1b"} // texts that no template has
+	asked, err := ask(fields["Prompt"], fields["A"], fields["B"])
+	if err != nil {
+		return nil, fmt.Errorf("template: %w", err)
+	}
+	for _, field := range []string{"Prompt", "A", "B"} {
+		if !strings.Contains(asked, fields[field]) {
+			return nil, fmt.Errorf("template: %q does not ask about {{.%s}}", name, field)
+		}
+	}
 	return ask, nil
 }
 
@@ -223,21 +232,37 @@ func (j *judge) compare(ctx context.Context, req Request, a, b int, seed uint64)
 	return 0.5, unparsed, nil
 }
 
-var preferred = regexp.MustCompile(`(?i)preferred:\W*(a|b|tie)\b`)
+var (
+	preferred = regexp.MustCompile(`(?i)preferred:[\W_]*(a[ \t]+tie|tie|a|b)(?:\b|_)`)
+	// alone is what may follow A or B on their line: marks, or an explanation, here up to its first word.
+	alone = regexp.MustCompile("(?i)^(?:[\\W_]*$|[\\s*_`\"'\\])}]*(?:\\s(?:because|since)\\b|[(,.;:–—-][\\W_]*(\\w+)))")
+)
 
-// verdict reads the last "Preferred: …" of an answer: 1 for A, 0 for B, ½ for a tie or for none.
+// verdict reads the last "Preferred: …" of an answer: 1 for A, 0 for B, ½ for a tie or for none. "A or B" and "A/B" are none,
+// and so is what might be one of them, such as "A, B is wordy": that costs a verdict, a wrong one would go unnoticed.
 func verdict(answer string) (v float64, ok bool) {
-	all := preferred.FindAllStringSubmatch(answer, -1)
+	all := preferred.FindAllStringSubmatchIndex(answer, -1)
 	if len(all) == 0 {
 		return 0.5, false
 	}
-	switch string(bytes.ToLower([]byte(all[len(all)-1][1]))) {
-	case "a":
-		return 1, true
-	case "b":
-		return 0, true
+	last := all[len(all)-1]
+	said := strings.ToLower(answer[last[2]:last[3]])
+	if strings.HasSuffix(said, "tie") {
+		return 0.5, true
 	}
-	return 0.5, true
+	rest, _, _ := strings.Cut(answer[last[3]:], "\n")
+	found := alone.FindStringSubmatch(rest)
+	if found == nil {
+		return 0.5, false
+	}
+	switch strings.ToLower(found[1]) {
+	case "a", "b", "tie", "or", "and", "vs", "versus":
+		return 0.5, false
+	}
+	if said == "a" {
+		return 1, true
+	}
+	return 0, true
 }
 
 // Usage is what an annotator that counts its work has counted, such as "judge/requests" and "judge/cost"; nil for others.

@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -223,6 +225,75 @@ func TestJudgeRetryAfter(t *testing.T) {
 	}
 }
 
+// A Retry-After is waited for: longer than the first wait is by itself, at most 0.75 s.
+func TestJudgeWaitsAsTold(t *testing.T) {
+	s := newJudgeServer(t)
+	var at []time.Time // of all tries
+	s.fault = func(w http.ResponseWriter, try int) bool {
+		at = append(at, time.Now())
+		if len(at) > 1 {
+			return false
+		}
+		w.Header().Set("Retry-After", "1")
+		w.WriteHeader(http.StatusTooManyRequests)
+		return true
+	}
+	if _, err := s.judge(t, map[string]any{"concurrency": 1}).Annotate(t.Context(), twoAnswers, 0); err != nil {
+		t.Fatal(err)
+	}
+	if waited := at[1].Sub(at[0]); len(at) != 3 || waited < time.Second {
+		t.Errorf("%d tries, the second after %v", len(at), waited)
+	}
+}
+
+// As many requests as configured are under way at a time, and no more.
+func TestJudgeConcurrency(t *testing.T) {
+	s := newJudgeServer(t)
+	var now, most atomic.Int64
+	s.fault = func(http.ResponseWriter, int) bool {
+		n := now.Add(1)
+		defer now.Add(-1)
+		for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+		}
+		time.Sleep(20 * time.Millisecond)
+		return false
+	}
+	if _, err := s.judge(t, map[string]any{"concurrency": 3}).Annotate(t.Context(), []annotate.Request{{Completions: []string{"a", "bb", "ccc", "dddd", "eeeee"}}}, 0); err != nil {
+		t.Fatal(err)
+	}
+	if n := most.Load(); n < 2 || n > 3 {
+		t.Errorf("%d requests at a time, want 3", n)
+	}
+}
+
+// A question without one of the texts would be answered all the same.
+func TestJudgeTemplate(t *testing.T) {
+	for text, want := range map[string]string{
+		"{{.Prompt}} {{.A}} {{.B}}":                         "",
+		"{{with .Prompt}}{{.}} {{end}}{{.B}} {{.A}}":        "",
+		"{{.Prompt}} {{.A}}":                                "does not ask about {{.B}}",
+		"{{.Prompt}} {{.B}} {{.B}}":                         "does not ask about {{.A}}",
+		"{{.A}} {{.B}}":                                     "does not ask about {{.Prompt}}",
+		"{{.Prompt}} {{.A}} {{if eq .A \"\"}}{{.B}}{{end}}": "does not ask about {{.B}}",
+		"Prompt A B":                                        "does not ask about {{.Prompt}}",
+		"{{.Prompt}} {{.A}} {{.C}}":                         "can't evaluate field C",
+		"{{.Prompt}} {{.A}} {{if .B}}{{.B}} {{.C}}{{end}}":  "can't evaluate field C",
+		"{{.Prompt}} {{.A}} {{.B":                           "unclosed action",
+	} {
+		file := filepath.Join(t.TempDir(), "mine.tmpl")
+		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		_, err := annotate.JudgeTemplate(file)
+		if want == "" && err == nil {
+			continue
+		}
+		if err == nil || want == "" || !strings.HasPrefix(err.Error(), "template: ") || !strings.Contains(err.Error(), file) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want %q", text, err, want)
+		}
+	}
+}
+
 // What was answered once is not asked again, by another process either; a broken file of the cache is.
 func TestJudgeCache(t *testing.T) {
 	s, cache := newJudgeServer(t), t.TempDir()
@@ -249,6 +320,45 @@ func TestJudgeCache(t *testing.T) {
 			if err := os.WriteFile(files[0], raw[:5], 0o644); err != nil {
 				t.Fatal(err)
 			}
+		}
+	}
+}
+
+// An answer is kept under all that it depends on, and under nothing else.
+func TestJudgeCacheKey(t *testing.T) {
+	s, cache := newJudgeServer(t), t.TempDir()
+	another := filepath.Join(t.TempDir(), "another.tmpl")
+	if err := os.WriteFile(another, []byte("Well: {{.Prompt}} <<{{.A}}>><<{{.B}}>>\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		params map[string]any
+		seed   uint64
+		asks   int
+	}{
+		{nil, 0, 2},
+		{nil, 0, 0},
+		{nil, 1, 0}, // at temperature 0
+		{map[string]any{"concurrency": 1, "rate": 1000, "retries": 1, "timeout": 2, "price_in": 1, "price_out": 1, "max_unparsed": 1}, 0, 0},
+		{map[string]any{"endpoint": s.URL + "/v1/"}, 0, 2},
+		{map[string]any{"model": "n"}, 0, 2},
+		{map[string]any{"template": another}, 0, 2},
+		{map[string]any{"max_tokens": 255}, 0, 2},
+		{map[string]any{"sampling_temperature": 0.5}, 1, 2},
+		{map[string]any{"sampling_temperature": 0.6}, 1, 2},
+		{map[string]any{"sampling_temperature": 0.5}, 2, 2},
+		{map[string]any{"sampling_temperature": 0.5}, 1, 0},
+		{map[string]any{"model": "n"}, 0, 0},
+		{nil, 0, 0},
+	} {
+		params := map[string]any{"cache": cache}
+		maps.Copy(params, c.params)
+		before := s.asked
+		if _, err := s.judge(t, params).Annotate(t.Context(), twoAnswers, c.seed); err != nil {
+			t.Fatal(err)
+		}
+		if asked := s.asked - before; asked != c.asks {
+			t.Errorf("%v, seed %d: %d questions, want %d", c.params, c.seed, asked, c.asks)
 		}
 	}
 }
@@ -289,13 +399,32 @@ func TestJudgeConfig(t *testing.T) {
 	for want, params := range map[string]map[string]any{
 		"endpoint: required":                      {"model": "m"},
 		"model: required":                         {"endpoint": "http://localhost/v1"},
-		`endpoint: "localhost" is not a URL`:      {"endpoint": "localhost", "model": "m"},
+		"endpoint: not a URL":                     {"endpoint": "localhost", "model": "m"},
 		"concurrency: 0 is not at least 1":        {"endpoint": "http://localhost/v1", "model": "m", "concurrency": 0},
 		`template: "nonsense" is not one of tldr`: {"endpoint": "http://localhost/v1", "model": "m", "template": "nonsense"},
 		"rate: -1 is negative":                    {"endpoint": "http://localhost/v1", "model": "m", "rate": -1},
 	} {
 		if _, err := annotate.New(annotate.Config{Name: "judge", Params: params}); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%v: error %v, want %q", params, err, want)
+		}
+	}
+	for _, c := range []struct{ want, endpoint, env string }{ // none shows what may be a key
+		{"endpoint: not a URL", "me:" + key + "@host/v1", "KEY"},
+		{"endpoint: not a URL", "http://" + key + ":x/v1", "KEY"},
+		{"endpoint: it holds a user", "https://me:" + key + "@host/v1", "KEY"},
+		{"endpoint: it holds a user", "https://" + key + "@host/v1", "KEY"},
+		{"endpoint: it holds a user", "https://host/v1?api-key=" + key, "KEY"},
+		{"endpoint: it holds a user", "https://host/v1?", "KEY"},
+		{"endpoint: it holds a user", "https://host/v1#" + key, "KEY"},
+		{"endpoint: it holds a user", "https://host/v1#", "KEY"},
+		{"api_key_env: not the name", "https://host/v1", key},
+		{"api_key_env: not the name", "https://host/v1", "KEY\n"},
+		{"api_key_env: not the name", "https://host/v1", "1KEY"},
+		{"api_key_env: not the name", "https://host/v1", ""},
+	} {
+		_, err := annotate.New(annotate.Config{Name: "judge", Params: map[string]any{"endpoint": c.endpoint, "model": "m", "api_key_env": c.env}})
+		if err == nil || !strings.HasPrefix(err.Error(), c.want) || strings.Contains(err.Error(), "secret") || strings.Contains(err.Error(), "\n") {
+			t.Errorf("%q, %q: error %v, want %q", c.endpoint, c.env, err, c.want)
 		}
 	}
 	for _, name := range []string{"tldr", "helpfulness", "harmlessness"} {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -231,11 +233,12 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
-// The judge works through the server; what an untrained model says is no verdict, and counted so.
+// The judge works through the server: what it keeps are the server's greedy answers to its two questions. What an untrained
+// model says is no verdict, and counted so.
 func TestJudgeOverServer(t *testing.T) {
-	s := newServer(t)
+	s, cache := newServer(t), t.TempDir()
 	a, err := annotate.New(annotate.Config{Name: "judge", Params: map[string]any{
-		"endpoint": s.URL + "/v1", "model": "tiny", "cache": t.TempDir(), "max_tokens": 4, "max_unparsed": 1.0,
+		"endpoint": s.URL + "/v1", "model": "tiny", "cache": cache, "max_tokens": 4, "max_unparsed": 1.0,
 	}})
 	if err != nil {
 		t.Fatal(err)
@@ -246,6 +249,36 @@ func TestJudgeOverServer(t *testing.T) {
 	}
 	if u := annotate.Usage(a); j[0].Compare(0, 1) != 0 || u["judge/unparsed"] != 2 || u["judge/requests"] != 2 || u["judge/completion_tokens"] < 2 {
 		t.Errorf("ranks %v, usage %v", j[0].Ranks, u)
+	}
+	var got, want []string
+	files, _ := filepath.Glob(filepath.Join(cache, "*", "*.json"))
+	for _, file := range files {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var kept map[string]any
+		if err := json.Unmarshal(raw, &kept); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, at(kept, "choices", 0, "message", "content").(string))
+	}
+	question, err := annotate.JudgeTemplate("helpfulness")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, texts := range [][2]string{{"tea", "jam"}, {"jam", "tea"}} {
+		q, err := question("pack", texts[0], texts[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, out := post(t, s, "/v1/chat/completions", fmt.Sprintf(`{"messages": [{"role": "user", "content": %q}], "temperature": 0, "max_tokens": 4}`, q))
+		want = append(want, at(out, "choices", 0, "message", "content").(string))
+	}
+	slices.Sort(got) // the files' names are hashes
+	slices.Sort(want)
+	if !slices.Equal(got, want) || want[0] == "" {
+		t.Errorf("kept %q, the server says %q", got, want)
 	}
 }
 
