@@ -166,9 +166,9 @@ func TestSweepFromTheShell(t *testing.T) {
 		!strings.HasPrefix(stdout, "3 runs: 0 running, 3 done, 0 failed, 0 to do\n\nrun ") || strings.Count(stdout, "  done   2/2 ") != 3 {
 		t.Errorf("watch: status %d, %s%s", status, stdout, stderr)
 	}
-	stdout, stderr, status = cli(t, dir, "", "compare", "runs/tiny", "--baseline", "reference=sft refresh=1")
+	stdout, stderr, status = cli(t, dir, "", "compare", "runs/tiny", "--baseline", "reference=behavior refresh=2")
 	lines := strings.Split(stdout, "\n")
-	if status != 0 || !strings.HasPrefix(stdout, "against reference=sft refresh=1 ") || !strings.HasSuffix(lines[0], "  p  Holm") || strings.Count(stdout, "\nreference=") != 3 {
+	if status != 0 || !strings.HasPrefix(stdout, "against reference=behavior refresh=2 ") || !strings.HasSuffix(lines[0], "  p  Holm") || strings.Count(stdout, "\nreference=") != 3 {
 		t.Errorf("compare: status %d, %s%s", status, stdout, stderr)
 	}
 
