@@ -55,6 +55,37 @@ func TestJudgeHeadToHead(t *testing.T) {
 	}
 }
 
+// Three outputs, of which the shorter text wins. x over y 8 : 1, p = 2·(1 + 9)/2⁹; x over z 9 : 0, 2/2⁹; y over z 8 : 0, 2/2⁸.
+// Holm's are thrice the smallest, twice the next, and the largest as it is.
+func TestHeadToHeadHolm(t *testing.T) {
+	texts := []string{1: "one", 2: "one two", 3: "one two three"}
+	var x, y, z []string
+	for n, times := range map[[3]int]int{{1, 2, 3}: 6, {1, 2, 2}: 2, {1, 1, 2}: 1, {2, 1, 2}: 1} {
+		for range times {
+			x, y, z = append(x, texts[n[0]]), append(y, texts[n[1]]), append(z, texts[n[2]])
+		}
+	}
+	c := EvalConfig{Annotator: annotate.Config{Name: "length", Params: map[string]any{"max": 1}}, Bootstrap: 50}
+	j, err := new(Session).Judge(t.Context(), []Outputs{outputsOf("x", x...), outputsOf("y", y...), outputsOf("z", z...)}, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []HeadToHead{
+		{A: "x", B: "y", Rate: 0.85, Ties: 0.1, P: 0.0390625, Holm: 0.0390625},
+		{A: "x", B: "z", Rate: 0.95, Ties: 0.1, P: 0.00390625, Holm: 0.01171875},
+		{A: "y", B: "z", Rate: 0.9, Ties: 0.2, P: 0.0078125, Holm: 0.015625},
+	}
+	if len(j.HeadToHead) != len(want) {
+		t.Fatalf("%+v", j.HeadToHead)
+	}
+	near := func(a, b float64) bool { return math.Abs(a-b) < 1e-12 }
+	for i, w := range want {
+		if h := j.HeadToHead[i]; h.A != w.A || h.B != w.B || !near(h.Rate, w.Rate) || !near(h.Ties, w.Ties) || !near(h.P, w.P) || !near(h.Holm, w.Holm) {
+			t.Errorf("got %+v, want %+v", h, w)
+		}
+	}
+}
+
 func TestJudgePairs(t *testing.T) {
 	pairs := []data.Preference{{Prompt: "a", Chosen: "one", Rejected: "one two three"}, {Prompt: "b", Chosen: "one two three", Rejected: "one"}, {Prompt: "c", Chosen: "two", Rejected: "one"}}
 	short := annotate.Config{Name: "length", Params: map[string]any{"max": 1}}

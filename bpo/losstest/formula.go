@@ -26,7 +26,8 @@ type table struct {
 	}
 }
 
-// formula compares values and gradients with the table. A loss of another module has no rows there; ours must.
+// formula compares values and gradients with the table. A loss of another module has no rows there; that
+// each of ours has is TestTheTableHasEveryLossOfOurs.
 func (s suite) formula() {
 	var t table
 	if err := json.Unmarshal(formulas, &t); err != nil {

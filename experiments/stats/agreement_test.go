@@ -1,6 +1,8 @@
 package stats
 
 import (
+	_ "embed"
+	"encoding/json"
 	"math"
 	"testing"
 )
@@ -36,6 +38,27 @@ func TestAgree(t *testing.T) {
 		}
 		if !(got.RawInterval.Low <= got.Raw && got.Raw <= got.RawInterval.High && got.KappaInterval.Low <= got.Kappa+1e-12 && got.Kappa <= got.KappaInterval.High+1e-12) {
 			t.Errorf("%v: intervals %+v", c.table, got)
+		}
+	}
+}
+
+// What scikit-learn's cohen_kappa_score says of random tables (tools/goldens/length_control.py).
+//
+//go:embed testdata/kappa.json
+var kappas []byte
+
+func TestAgreeAsScikitLearn(t *testing.T) {
+	var cases []struct {
+		Table [3][3]int
+		Kappa float64
+	}
+	if err := json.Unmarshal(kappas, &cases); err != nil || len(cases) == 0 {
+		t.Fatal(err)
+	}
+	for _, c := range cases {
+		a, b := verdicts(c.Table)
+		if got := Agree(a, b, Bootstrap{Resamples: 10}); math.Abs(got.Kappa-c.Kappa) > 1e-12 {
+			t.Errorf("%v: %v, scikit-learn has %v", c.Table, got.Kappa, c.Kappa)
 		}
 	}
 }

@@ -33,10 +33,7 @@ func (b Bootstrap) Mean(groups [][]float64) (float64, Interval) {
 		return math.NaN(), Interval{math.NaN(), math.NaN()}
 	}
 	strata := groups
-	if sums := ByPrompt(groups); sums != nil {
-		for i := range sums {
-			sums[i] *= float64(len(groups))
-		}
+	if sums := sumByPrompt(groups); sums != nil {
 		strata = [][]float64{sums}
 	}
 	rng := rand.New(rand.NewPCG(b.Seed, 0x626f6f74))
@@ -58,8 +55,18 @@ func (b Bootstrap) Mean(groups [][]float64) (float64, Interval) {
 	}
 }
 
-// ByPrompt are the means over seeds of groups[seed][prompt], or nil where seeds have unequal numbers of prompts.
+// ByPrompt are the means over seeds of groups[seed][prompt], or nil where seeds have unequal numbers of prompts. Seeds with
+// the same outcomes in another order give the same bits, so that two arms' means can be compared.
 func ByPrompt(groups [][]float64) []float64 {
+	out := sumByPrompt(groups)
+	for i := range out {
+		out[i] /= float64(len(groups))
+	}
+	return out
+}
+
+// sumByPrompt adds up first, which is exact for outcomes, multiples of one half.
+func sumByPrompt(groups [][]float64) []float64 {
 	if len(groups) == 0 {
 		return nil
 	}
@@ -69,7 +76,7 @@ func ByPrompt(groups [][]float64) []float64 {
 			return nil
 		}
 		for i, v := range group {
-			out[i] += v / float64(len(groups))
+			out[i] += v
 		}
 	}
 	return out

@@ -105,6 +105,30 @@ func TestPromptsAreDrawnTogetherWithAllTheirSeeds(t *testing.T) {
 	}
 }
 
+// Every pattern of outcomes over five to seven seeds meets one with the same sum: neither is better, to the last bit.
+func TestEqualSumsByPromptAreNotDifferences(t *testing.T) {
+	for seeds := 5; seeds <= 7; seeds++ {
+		patterns := int(math.Pow(3, float64(seeds)))
+		x, plain := make([][]float64, seeds), make([][]float64, seeds) // plain has the same halves, filled up from the first seed
+		for pattern := range patterns {
+			halves := 0
+			for g, rest := 0, pattern; g < seeds; g, rest = g+1, rest/3 {
+				x[g] = append(x[g], float64(rest%3)/2)
+				halves += rest % 3
+			}
+			for g := range plain {
+				plain[g] = append(plain[g], float64(min(2, max(0, halves-2*g)))/2)
+			}
+		}
+		if better, worse, p := stats.SignTest(stats.ByPrompt(x), stats.ByPrompt(plain)); better+worse > 0 || p != 1 {
+			t.Errorf("%d seeds: of %d equal patterns %d better, %d worse, p = %v", seeds, patterns, better, worse, p)
+		}
+		if mean, ci, err := (stats.Bootstrap{}).Difference(x, plain); err != nil || mean != 0 || ci != (stats.Interval{}) {
+			t.Errorf("%d seeds: difference %v, %+v, %v", seeds, mean, ci, err)
+		}
+	}
+}
+
 func TestBootstrapProperties(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		groups := rapid.SliceOfN(outcomes(), 1, 4).Draw(t, "groups")

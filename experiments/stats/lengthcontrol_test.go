@@ -4,6 +4,8 @@ import (
 	_ "embed"
 	"encoding/json"
 	"math"
+	"os"
+	"os/exec"
 	"testing"
 )
 
@@ -25,6 +27,24 @@ func TestLengthControlledAsScikitLearn(t *testing.T) {
 		if got := LengthControlled(c.Outcomes, c.Words, c.Other); math.Abs(got-c.Rate) > 1e-5 {
 			t.Errorf("case %d: %.7f, scikit-learn has %.7f", i, got, c.Rate)
 		}
+	}
+}
+
+// The tables in testdata are what the script computes, within the solver's tolerance.
+func TestTheTablesAreTheScripts(t *testing.T) {
+	const script = "../../tools/goldens/length_control.py"
+	if _, err := os.ReadFile(script); err != nil { // read here too, for go test to know that the result depends on it
+		t.Fatal(err)
+	}
+	python := os.Getenv("GOBPO_PYTHON")
+	if python == "" {
+		python = "python3"
+	}
+	if err := exec.Command(python, "-c", "import sklearn").Run(); err != nil {
+		t.Skipf("%s cannot import sklearn (pip install scikit-learn, or set GOBPO_PYTHON)", python)
+	}
+	if out, err := exec.Command(python, script, "--check").CombinedOutput(); err != nil {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 

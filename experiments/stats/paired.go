@@ -52,16 +52,6 @@ func Holm(p []float64) []float64 {
 	return out
 }
 
-// SampleSize is how many prompts, each compared once with a fixed opponent, tell a win rate from another one by a two-sided
-// test of two independent proportions at level α with the given power (normal approximation, Fleiss 1981). Pairing
-// prompts needs fewer.
-func SampleSize(rate, difference, alpha, power float64) int {
-	other, z := rate+difference, distuv.UnitNormal.Quantile
-	mean := (rate + other) / 2
-	root := z(1-alpha/2)*math.Sqrt(2*mean*(1-mean)) + z(power)*math.Sqrt(rate*(1-rate)+other*(1-other))
-	return int(math.Ceil(root * root / (difference * difference)))
-}
-
 // SampleSizePaired is how many pairs tell an observed mean difference from zero at a level of 0.05 with 80 % power, if it
 // and its 95 % interval come of n pairs.
 func SampleSizePaired(n int, difference float64, i Interval) int {

@@ -59,12 +59,13 @@ func TestPairedProperties(t *testing.T) {
 	})
 }
 
-// A textbook case: 0.6 against 0.5 at 5 % with power 0.8 needs 388 a group.
-func TestSampleSize(t *testing.T) {
-	if n := SampleSize(0.5, 0.1, 0.05, 0.8); n != 388 {
-		t.Errorf("%d prompts, want 388", n)
-	}
-	if SampleSize(0.5, -0.1, 0.05, 0.8) != 388 {
-		t.Error("the sign of the difference matters")
+// 100 pairs with a standard error of 0.1 tell 0.1 from zero with (z(0.975) + z(0.8))² = (1.959964 + 0.841621)² = 7.84888
+// times as many; twice the difference takes a quarter.
+func TestSampleSizePaired(t *testing.T) {
+	i := Interval{0.1 - 0.1959964, 0.1 + 0.1959964}
+	for difference, want := range map[float64]int{0.1: 785, -0.1: 785, 0.2: 197} {
+		if n := SampleSizePaired(100, difference, i); n != want {
+			t.Errorf("%v: %d pairs, want %d", difference, n, want)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -161,6 +162,16 @@ func TestSweepFromTheShell(t *testing.T) {
 		t.Errorf("report: %s%s", stdout, stderr)
 	}
 
+	if stdout, stderr, status = cli(t, dir, "", "watch", "runs/tiny", "--once"); status != 0 || stderr != "" || strings.Contains(stdout, "\x1b") ||
+		!strings.HasPrefix(stdout, "3 runs: 0 running, 3 done, 0 failed, 0 to do\n\nrun ") || strings.Count(stdout, "  done   2/2 ") != 3 {
+		t.Errorf("watch: status %d, %s%s", status, stdout, stderr)
+	}
+	stdout, stderr, status = cli(t, dir, "", "compare", "runs/tiny", "--baseline", "reference=behavior refresh=2")
+	lines := strings.Split(stdout, "\n")
+	if status != 0 || !strings.HasPrefix(stdout, "against reference=behavior refresh=2 ") || !strings.HasSuffix(lines[0], "  p  Holm") || strings.Count(stdout, "\nreference=") != 3 {
+		t.Errorf("compare: status %d, %s%s", status, stdout, stderr)
+	}
+
 	stdout, stderr, status = cli(t, dir, "", "train", "tiny.yaml", "--set", "refresh=2", "--set", "reference=behavior")
 	run, _, _ := strings.Cut(stdout, "\n")
 	if status != 0 || !strings.HasPrefix(run, "runs/tiny/") || !strings.Contains(stdout, "eval/win_rate") {
@@ -177,8 +188,35 @@ func TestSweepFromTheShell(t *testing.T) {
 	if status == 0 || strings.Count(stdout, "logprobs") != 1 || !strings.Contains(stderr, "bpo: stdin:3: token id 900 is not in the vocabulary") {
 		t.Errorf("logprobs: %s%s", stdout, stderr)
 	}
+	rewardFromTheShell(t, dir, run)
 	if stdout, _, _ = cli(t, dir, `{"text": "Ben wants tea."}`, "tokenize", "-m", run); !strings.HasPrefix(stdout, `{"ids":[`) {
 		t.Errorf("tokenize: %s", stdout)
+	}
+}
+
+// rewardFromTheShell exports a run, trains a reward model on top of it, and measures that on the same pairs again.
+func rewardFromTheShell(t *testing.T, dir, run string) {
+	t.Helper()
+	var pairs strings.Builder
+	for i := range 24 {
+		fmt.Fprintf(&pairs, `{"prompt": "Pack lunch %d:", "chosen": " Packed: tea.", "rejected": " No."}`+"\n", i)
+	}
+	yaml := "backend: go\nmodel: {path: base, chat: none}\npairs: {train: train.jsonl, eval: eval.jsonl}\nbatch_size: 4\nsteps: 8\nlora: {rank: 2, alpha: 4}\noptimizer: {lr: 0.05}\n"
+	for name, text := range map[string]string{"train.jsonl": pairs.String(), "eval.jsonl": strings.ReplaceAll(pairs.String(), "Pack", "Take"), "reward.yaml": yaml} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if stdout, stderr, status := cli(t, dir, "", "export", run, "-o", "base"); status != 0 || stdout != "base\n" {
+		t.Fatalf("export: %s%s", stdout, stderr)
+	}
+	trained, stderr, status := cli(t, dir, "", "reward", "train", "reward.yaml", "-o", "rm")
+	if status != 0 || !strings.HasPrefix(trained, "rm\naccuracy 1.000 [1.000, 1.000] on 24 pairs; preferring the longer text 1.000\nnll 0.") {
+		t.Fatalf("reward train: %s%s", trained, stderr)
+	}
+	measured, stderr, status := cli(t, dir, "", "reward", "eval", "rm", "eval.jsonl")
+	if status != 0 || "rm\n"+measured != trained {
+		t.Errorf("reward eval: %s%s, but reward train: %s", measured, stderr, trained)
 	}
 }
 

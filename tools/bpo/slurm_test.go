@@ -122,6 +122,52 @@ func TestSweepOnSlurm(t *testing.T) {
 	}
 }
 
+// Every flag becomes its option of sbatch, after those that the launcher needs and before the user's own, and what bpo's
+// flags mean goes to the tasks. Here sbatch is a script that keeps its arguments and the job.
+func TestSbatchFlags(t *testing.T) {
+	if _, err := binary(); err != nil { // built with the PATH as it is
+		t.Fatal(err)
+	}
+	bin, dir := t.TempDir(), tinyDir(t)
+	const fake = "#!/bin/sh\ncd \"${0%/*}\"\nprintf '%s\\n' \"$@\" > args\nfor script; do :; done\ncp \"$script\" script\necho 41\n"
+	if err := os.WriteFile(filepath.Join(bin, "sbatch"), []byte(fake), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", bin+":"+os.Getenv("PATH"))
+	stdout, stderr, status := cli(t, dir, "", "sweep", "tiny.yaml", "--launcher", "slurm", "--mem", "32G", "--cpus", "4", "--gpus", "a100:1", "--gres", "gpu:1",
+		"--time", "4:00:00", "--partition", "big", "--sbatch", "--account=x --qos=long", "--sbatch", "--nice", "--offline", "--backend", "xla:cuda")
+	if status != 0 || !strings.Contains(stdout, "submitted job 41, an array of 3 tasks\n") {
+		t.Fatalf("%s%s", stdout, stderr)
+	}
+	read := func(name string) string {
+		raw, err := os.ReadFile(filepath.Join(bin, name))
+		if err != nil {
+			t.Error(err)
+		}
+		return string(raw)
+	}
+	here, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	job := here + "/runs/tiny/slurm/1"
+	args := []string{"--parsable", "--job-name=bpo-tiny", "--array=0-2", "--ntasks=1", "--requeue", "--open-mode=append", "--signal=B:USR1@120",
+		"--chdir=" + here, "--output=" + job + "/%a.log",
+		"--time=4:00:00", "--partition=big", "--gres=gpu:1", "--gpus=a100:1", "--cpus-per-task=4", "--mem=32G", "--account=x", "--qos=long", "--nice", job + "/task.sh"}
+	if got, want := read("args"), strings.Join(args, "\n")+"\n"; got != want {
+		t.Errorf("sbatch got\n%swant\n%s", got, want)
+	}
+	programs, _ := filepath.Glob(here + "/runs/tiny/slurm/bpo-*")
+	if len(programs) != 1 {
+		t.Fatalf("programs %v", programs)
+	}
+	want := "#!/bin/sh\n# Array task i runs the trial that trials.yaml gives it. Submitted by:\n#   sbatch " + strings.Join(args, " ") +
+		"\n# exec, so that Slurm's signals reach bpo.\nexec " + programs[0] + " slurm-task " + job + " --backend=xla:cuda --offline\n"
+	if got := read("script"); got != want {
+		t.Errorf("the script is\n%swant\n%s", got, want)
+	}
+}
+
 // A study that goes on from another's run starts when that has ended well, though both are submitted at once, and is told off
 // the queue when it has not.
 func TestStudiesInOrderOnSlurm(t *testing.T) {
