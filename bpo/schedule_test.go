@@ -50,9 +50,9 @@ func TestBetaSchedules(t *testing.T) {
 }
 
 // tabular minimises a loss over the logits of a bandit's arms, by gradient descent on all ordered pairs of arms, and
-// returns the log-probs of the policy that it finds. β goes where its schedule leads in the first
-// half.
-func tabular(t *testing.T, c LossConfig, prior, reward []float64, steps int, rate float64) []float64 {
+// returns the log-probs of the policy that it finds, and the β that it ends with. β goes where its schedule leads in the
+// first half, an adaptive one after KL(π ‖ prior) all the way.
+func tabular(t *testing.T, c LossConfig, prior, reward []float64, steps int, rate float64) ([]float64, float64) {
 	t.Helper()
 	var w, l []int32
 	var probs []float32
@@ -81,24 +81,50 @@ func tabular(t *testing.T, c LossConfig, prior, reward []float64, steps int, rat
 		return nil, []*Node{next, Sub(next, Log(ReduceAllSum(Exp(next))))}
 	})
 	defer e.Finalize()
-	logits, logp := ref, []float32(nil)
+	logits, found := ref, make([]float64, len(prior))
+	first, beta := c.Beta, 0.0
 	for step := range steps {
-		_, out, err := e.Call(nil, tensors.FromValue(logits), tensors.FromScalar(float32(c.Schedule.at(c.Beta, min(step, steps/2), steps/2+1))))
+		beta = c.Schedule.at(first, min(step, steps/2), steps/2+1) // as a run's step and what comes behind it
+		_, out, err := e.Call(nil, tensors.FromValue(logits), tensors.FromScalar(float32(beta)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		logits, logp = tensors.MustCopyFlatData[float32](out[0]), tensors.MustCopyFlatData[float32](out[1])
+		logits = tensors.MustCopyFlatData[float32](out[0])
+		for i, v := range tensors.MustCopyFlatData[float32](out[1]) {
+			found[i] = float64(v)
+		}
+		first = c.Schedule.after(first, nats(found, prior))
 	}
-	found := make([]float64, len(logp))
+	return found, beta
+}
+
+// nats is KL(π ‖ prior), of log-probs.
+func nats(logp, prior []float64) float64 {
+	kl := 0.0
 	for i, v := range logp {
-		found[i] = float64(v)
+		kl += math.Exp(v) * (v - math.Log(prior[i]))
 	}
-	return found
+	return kl
+}
+
+// tilted is log π for π(a) ∝ π_prior(a)·exp(r(a)/β).
+func tilted(prior, reward []float64, beta float64) []float64 {
+	logp, sum := make([]float64, len(prior)), 0.0
+	for i, p := range prior {
+		logp[i] = math.Log(p) + reward[i]/beta
+		sum += math.Exp(logp[i])
+	}
+	for i := range logp {
+		logp[i] -= math.Log(sum)
+	}
+	return logp
 }
 
 // On a tabular bandit the soft labels of Bradley–Terry rewards have an exact answer: π(a) ∝ π_prior(a)·exp(r(a)/β), the
-// optimum of E[r] − β·KL(π ‖ π_prior) (arXiv 2305.18290 eq. 4). DPO finds it, with the β that a schedule ends at too. So
-// does IPO, whose answer for two arms is h = (2p − 1)/(2β).
+// optimum of E[r] − β·KL(π ‖ π_prior) (arXiv 2305.18290 eq. 4). DPO finds it, with the β that a schedule ends at too; an
+// adaptive one ends where that optimum is as far from the prior as it was told to go, from above and from below. From below
+// it has to be slow: DPO's gradient falls with β, and β with a policy that has yet to move. IPO's answer for two arms is
+// h = (2p − 1)/(2β).
 func TestTabularOptimum(t *testing.T) {
 	prior, reward := []float64{0.4, 0.3, 0.2, 0.1}, []float64{0, 0.5, 1, 0.25}
 	for _, c := range []LossConfig{
@@ -106,21 +132,36 @@ func TestTabularOptimum(t *testing.T) {
 		{Name: "dpo", Beta: 2, SoftLabels: 1},
 		{Name: "dpo", Beta: 2, SoftLabels: 1, Schedule: BetaSchedule{Name: "linear", End: 0.5}},
 		{Name: "dpo", Beta: 0.1, SoftLabels: 1, Schedule: BetaSchedule{Name: "cosine", End: 1}},
+		{Name: "dpo", Beta: 2, SoftLabels: 1, Schedule: BetaSchedule{Name: "adaptive", TargetKL: 0.3}},
+		{Name: "dpo", Beta: 0.2, SoftLabels: 1, Schedule: BetaSchedule{Name: "adaptive", TargetKL: 0.3, Horizon: 100}},
+		{Name: "dpo", Beta: 0.5, SoftLabels: 1, Schedule: BetaSchedule{Name: "adaptive", TargetKL: 0.1}},
 	} {
-		beta := c.Schedule.at(c.Beta, 1, 2)
-		want, sum := make([]float64, len(prior)), 0.0
-		for i, p := range prior {
-			want[i] = p * math.Exp(reward[i]/beta)
-			sum += want[i]
+		got, beta := tabular(t, c, prior, reward, 3000, 2)
+		want := c.Schedule.at(c.Beta, 1, 2)
+		if target := c.Schedule.TargetKL; target > 0 {
+			low, high := 0.01, 100.0 // the optimum's KL falls with β
+			for high-low > 1e-9 {
+				if want = (low + high) / 2; nats(tilted(prior, reward, want), prior) > target {
+					low = want
+				} else {
+					high = want
+				}
+			}
+			if kl := nats(got, prior); math.Abs(kl-target) > 1e-3*target {
+				t.Errorf("%s: the KL ends at %.4f nats", c, kl)
+			}
 		}
-		for i, got := range tabular(t, c, prior, reward, 3000, 2) {
-			if math.Abs(math.Exp(got)-want[i]/sum) > 2e-3 {
-				t.Errorf("%s: arm %d has probability %.4f, the optimum %.4f", c, i, math.Exp(got), want[i]/sum)
+		if math.Abs(beta-want) > 1e-3*want {
+			t.Errorf("%s: β ends at %.4f, want %.4f", c, beta, want)
+		}
+		for i, p := range tilted(prior, reward, beta) {
+			if math.Abs(math.Exp(got[i])-math.Exp(p)) > 2e-3 {
+				t.Errorf("%s: arm %d has probability %.4f, the optimum %.4f", c, i, math.Exp(got[i]), math.Exp(p))
 			}
 		}
 	}
 	ipo := LossConfig{Name: "ipo", Beta: 0.5, SoftLabels: 1}
-	got := tabular(t, ipo, []float64{0.5, 0.5}, []float64{1, 0}, 500, 0.3)
+	got, _ := tabular(t, ipo, []float64{0.5, 0.5}, []float64{1, 0}, 500, 0.3)
 	p := 1 / (1 + math.Exp(-1))
 	if h, want := got[0]-got[1], (2*p-1)/(2*ipo.Beta); math.Abs(h-want) > 1e-3 {
 		t.Errorf("ipo: h = %g, want %g", h, want)

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gomlx/compute/dtypes"
 	"gobpo/models/backend/backendtest"
 )
 
@@ -70,7 +71,7 @@ func TestRewardsSeeTheirTextAlone(t *testing.T) {
 	}
 }
 
-// What transformers and peft make of saved reward models is what we do.
+// What transformers and peft make of saved reward models is what we do, and so is what we make of those that transformers saves.
 func TestPeersReadRewards(t *testing.T) {
 	python := os.Getenv("GOBPO_PYTHON")
 	if python == "" {
@@ -109,9 +110,8 @@ func TestPeersReadRewards(t *testing.T) {
 	check(t, err)
 	check(t, os.WriteFile(filepath.Join(root, "rows.json"), raw, 0o644))
 	args := []string{filepath.Join("..", "tools", "goldens", "hf.py"), "reward", filepath.Join(root, "rows.json")}
-	var names []string
-	var want [][]float64
-	add := func(dir string, c Config, p Policy) {
+	rewards := func(t *testing.T, c Config, p Policy) []float64 {
+		t.Helper()
 		s := NewScorer(b, c, Bucket)
 		defer s.Finalize()
 		values := make([]float64, len(texts))
@@ -120,7 +120,12 @@ func TestPeersReadRewards(t *testing.T) {
 			check(t, err)
 			values[i] = got[0][0]
 		}
-		names, want, args = append(names, filepath.Base(dir)), append(want, values), append(args, dir)
+		return values
+	}
+	var names []string
+	var want [][]float64
+	add := func(dir string, c Config, p Policy) {
+		names, want, args = append(names, filepath.Base(dir)), append(want, rewards(t, c, p)), append(args, dir)
 	}
 	for name, c := range configs {
 		check(t, c.Validate())
@@ -161,12 +166,28 @@ func TestPeersReadRewards(t *testing.T) {
 	}
 	var got [][]float64
 	check(t, json.Unmarshal(out, &got))
-	for i, name := range names {
+	same := func(t *testing.T, name string, there, here []float64) {
+		t.Helper()
 		for r := range texts {
-			if d := math.Abs(got[i][r] - want[i][r]); !(d <= 1e-4*max(1, math.Abs(want[i][r]))) {
-				t.Errorf("%s, text %d: reward %v there, %v here", name, r, got[i][r], want[i][r])
+			if d := math.Abs(there[r] - here[r]); !(d <= 1e-4*max(1, math.Abs(here[r]))) {
+				t.Errorf("%s, text %d: reward %v there, %v here", name, r, there[r], here[r])
 			}
 		}
+	}
+	for i, name := range names {
+		same(t, name, got[i], want[i])
+		if _, written := configs[name]; !written {
+			continue
+		}
+		t.Run(name+"-hf", func(t *testing.T) { // transformers' own names, config.json and file
+			m, err := Load(filepath.Join(root, name+"-hf"), dtypes.Float32)
+			check(t, err)
+			defer m.Base.Finalize()
+			if !m.Config.Reward {
+				t.Fatal("read as a language model")
+			}
+			same(t, name, got[i], rewards(t, m.Config, Policy{Base: m.Base}))
+		})
 	}
 }
 

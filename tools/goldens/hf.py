@@ -2,7 +2,8 @@
 
     python tools/goldens/hf.py write models/goldentest/testdata/hf      # makes the files that the tests of models read
     python tools/goldens/hf.py score ROWS.json DIR...        # JSON: next-token log-probs of the rows under each checkpoint or PEFT adapter
-    python tools/goldens/hf.py reward ROWS.json DIR...       # JSON: rewards of the rows under each sequence classifier of one label
+    python tools/goldens/hf.py reward ROWS.json DIR...       # JSON: rewards of the rows under each sequence classifier of one label;
+                                                             # one that is no adapter is also written to DIR-hf, as transformers does
 
 A file holds a config.json, the shapes of the model's tensors and what transformers computes with them in float32 and
 eager attention: next-token log-probs of a right-padded batch, greedy continuations, the logits after the first row.
@@ -139,6 +140,7 @@ def reward(file, folders):
             model = AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=1, **args)
         else:
             model = AutoModelForSequenceClassification.from_pretrained(folder, **args)
+            model.save_pretrained(folder + "-hf")
         assert model.config.num_labels == 1, (folder, model.config.num_labels)
         with torch.no_grad():
             out.append([model.eval()(torch.tensor([r])).logits[0, 0].item() for r in rows])
