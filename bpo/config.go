@@ -187,8 +187,8 @@ func (c *Config) given() int {
 	return int(math.Round(c.Mix.Share * float64(c.BatchSize)))
 }
 
-// fresh is the number of prompts that a step spends.
-func (c *Config) fresh() int { return c.BatchSize - c.given() }
+// Fresh is the number of prompts that a step spends.
+func (c *Config) Fresh() int { return c.BatchSize - c.given() }
 
 // StartPath is the checkpoint that learners start from, else "".
 func (c *Config) StartPath() string {
@@ -279,7 +279,7 @@ func (c *Config) Validate() error {
 		check(c.Start == "" || c.StartPath() != "" && c.StartPath() != c.Start, "start", "%q is not checkpoint:<path>, or empty", c.Start),
 		check(c.Start == "" || c.Learners == 1, "start", "%d learners that start at one checkpoint and see the same pairs stay equal", c.Learners),
 		check(c.selfPlay() == (c.SelfPlay.Segment > 0), "self_play.segment", "%d tokens; must be positive with data: self_play, and absent otherwise", c.SelfPlay.Segment),
-		check(c.Mix.Pairs == "" && c.Mix.Share == 0 || c.Mix.Pairs != "" && c.given() > 0 && c.fresh() > 0, "mix.share", "%g of %d pairs a step from mix.pairs; both kinds must be there", c.Mix.Share, c.BatchSize),
+		check(c.Mix.Pairs == "" && c.Mix.Share == 0 || c.Mix.Pairs != "" && c.given() > 0 && c.Fresh() > 0, "mix.share", "%g of %d pairs a step from mix.pairs; both kinds must be there", c.Mix.Share, c.BatchSize),
 		check(c.Mix.Pairs == "" || c.OfflinePath() == "", "mix.pairs", "all pairs are given ones with data: %s", c.Data),
 		check(c.Replay >= 0 && (c.Replay == 0 || c.OfflinePath() == ""), "replay", "%d steps; must not be negative, nor with given pairs", c.Replay),
 		oneOf("select.by", c.Select.By, "", "reward_gap", "embedding_distance", "density", "ask_llm", "random"),

@@ -71,7 +71,7 @@ func plus(a, b map[string]float64) map[string]float64 {
 // shardSteps is how many steps' prompts are collected at a time. A shard is the unit of work that a kill can lose,
 // and large enough to fill the sampler's batches.
 func (c *Config) shardSteps() int {
-	return max(1, (4*c.Sample.Batch+c.fresh()-1)/c.fresh())
+	return max(1, (4*c.Sample.Batch+c.Fresh()-1)/c.Fresh())
 }
 
 // prompt is the g-th prompt of the run's annotation budget: a shuffled pass over the prompts, reshuffled each epoch.
@@ -179,7 +179,7 @@ func (c *collector) collect(ctx context.Context, phase, from, to int, behavior v
 	if c.cfg.selfPlay() {
 		return c.selfPlay(ctx, phase, from, to, behavior)
 	}
-	for g := from * c.cfg.fresh(); g < to*c.cfg.fresh(); g++ {
+	for g := from * c.cfg.Fresh(); g < to*c.cfg.Fresh(); g++ {
 		p := c.prompt(g)
 		prompts = append(prompts, p)
 		queries = append(queries, sample.Prompt{Key: uint64(g), Tokens: p.Tokens})
@@ -236,7 +236,7 @@ func (c *collector) collect(ctx context.Context, phase, from, to int, behavior v
 			if c.cfg.Ties == "drop" {
 				continue
 			}
-			chosen, rejected = coin(c.cfg.Seed, from*c.cfg.fresh()+i, texts)
+			chosen, rejected = coin(c.cfg.Seed, from*c.cfg.Fresh()+i, texts)
 		}
 		w, l := completions[i][chosen], completions[i][rejected]
 		row := data.Preference{
@@ -245,9 +245,9 @@ func (c *collector) collect(ctx context.Context, phase, from, to int, behavior v
 			PromptIDs: p.Tokens, ChosenIDs: w.Tokens, RejectedIDs: l.Tokens,
 			ChosenLogps: w.PolicyLogProbs, RejectedLogps: l.PolicyLogProbs,
 			Annotator: c.setup.Annotator.Name(), BehaviorVersion: behavior.version,
-			Phase: phase, Step: from + i/c.cfg.fresh(),
+			Phase: phase, Step: from + i/c.cfg.Fresh(),
 		}
-		row.ID = data.ID(strconv.Itoa(from*c.cfg.fresh()+i), p.ID, row.Chosen, row.Rejected)
+		row.ID = data.ID(strconv.Itoa(from*c.cfg.Fresh()+i), p.ID, row.Chosen, row.Rejected)
 		if j.Scores != nil {
 			row.ChosenScore, row.RejectedScore = &j.Scores[chosen], &j.Scores[rejected]
 		}

@@ -464,8 +464,8 @@ func (r *run) draw(pairs map[int][]*data.Preference, step int) []*data.Preferenc
 		queue = append(queue, pairs[s]...)
 	}
 	order := data.Order(len(queue), mix(r.cfg.Seed^0x7265706c6179), step)
-	batch := make([]*data.Preference, 0, r.cfg.fresh())
-	for _, i := range order[:min(len(order), r.cfg.fresh())] {
+	batch := make([]*data.Preference, 0, r.cfg.Fresh())
+	for _, i := range order[:min(len(order), r.cfg.Fresh())] {
 		batch = append(batch, queue[i])
 	}
 	return batch

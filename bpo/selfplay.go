@@ -23,7 +23,7 @@ func (c *collector) selfPlay(ctx context.Context, phase, from, to int, behavior 
 		queries []sample.Prompt
 	)
 	t, segment := c.setup.Model.Tokenizer, c.cfg.SelfPlay.Segment
-	for g := from * c.cfg.fresh(); g < to*c.cfg.fresh(); g++ {
+	for g := from * c.cfg.Fresh(); g < to*c.cfg.Fresh(); g++ {
 		p := c.prompt(g)
 		if p.Reference == "" {
 			return nil, count, fmt.Errorf("self-play: prompt %s has no reference text to vary", p.ID)
@@ -70,9 +70,9 @@ func (c *collector) selfPlay(ctx context.Context, phase, from, to int, behavior 
 		row := data.Preference{
 			PromptID: p.ID, Prompt: p.Text, Messages: p.Messages, Reference: p.Reference, Chosen: t.Decode(ids), Rejected: t.Decode(varied),
 			PromptIDs: p.Tokens, ChosenIDs: ids, RejectedIDs: varied,
-			Annotator: "self_play", BehaviorVersion: behavior.version, Phase: phase, Step: from + i/c.cfg.fresh(),
+			Annotator: "self_play", BehaviorVersion: behavior.version, Phase: phase, Step: from + i/c.cfg.Fresh(),
 		}
-		row.ID = data.ID(strconv.Itoa(from*c.cfg.fresh()+i), p.ID, row.Chosen, row.Rejected)
+		row.ID = data.ID(strconv.Itoa(from*c.cfg.Fresh()+i), p.ID, row.Chosen, row.Rejected)
 		rows = append(rows, row)
 	}
 	return rows, count, nil

@@ -132,6 +132,18 @@ func TestOverrides(t *testing.T) {
 	if trials, msg = load(t, text, []string{"refresh=0", "refresh_every=4", "steps=8e0"}, nil); msg != "" || trials[0].Config.Phases() != 2 || trials[0].Config.Steps != 8 {
 		t.Errorf("K instead of F: %s", msg)
 	}
+	whole := taskYAML + "\nsweep: {grid: {loss: [{name: ipo, beta: 1}, {name: slic}]}, paired: [{annotator: {name: length, max: 3}}]}\n"
+	if trials, msg = load(t, whole, []string{"loss.label_smoothing=0.1"}, nil); msg != "" || len(trials) != 2 || trials[1].Config.Loss.LabelSmoothing != 0.1 {
+		t.Errorf("%s, %d trials", msg, len(trials))
+	}
+	for set, want := range map[string]string{
+		"loss.beta=0.7":   "loss.beta: the sweep gives loss whole, which this would not change; set sweep.grid.loss or loss",
+		"annotator.min=1": "annotator.min: the sweep gives annotator whole, which this would not change; set sweep.paired or annotator",
+	} {
+		if _, msg := load(t, whole, []string{set}, nil); msg != "--set "+set+": "+want {
+			t.Errorf("%s: %s", set, msg)
+		}
+	}
 	for _, c := range []struct{ set, env, want string }{
 		{"loss.betta=1", "", "--set loss.betta=1: unknown key loss.betta; did you mean loss.beta?"},
 		{"loss.beta", "", "--set loss.beta: want key=value"},

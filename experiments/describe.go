@@ -20,10 +20,19 @@ func (c *Config) Cost() Cost {
 	var k Cost
 	pairs := c.Steps * c.BatchSize
 	if !c.offline() {
-		k.Prompts = pairs
-		k.Completions = pairs * c.Sample.N
-		k.SampledTokens = k.Completions * c.MaxCompletionTokens
-		k.Annotations = k.Completions
+		k.Prompts = c.Steps * c.Fresh()
+		switch {
+		case c.SelfPlay.Segment > 0: // a segment of each reference text, which nobody judges
+			k.Completions = k.Prompts
+			k.SampledTokens = k.Completions * c.SelfPlay.Segment
+		default:
+			k.Completions = k.Prompts * c.Sample.N
+			k.SampledTokens = k.Completions * c.MaxCompletionTokens
+			k.Annotations = k.Completions
+			if c.Sample.Pick != "" {
+				k.Annotations = 2 * k.Prompts
+			}
+		}
 	}
 	// The learner computes a pair's prompt once and both completions after it.
 	k.TrainedTokens = pairs * c.Learners * (c.MaxPromptTokens + 2*c.MaxCompletionTokens)

@@ -148,7 +148,9 @@ func (f *File) set(who, key, value string) error {
 	} else if s, ok := f.schema.find(key); !ok {
 		err = f.schema.unknown(key)
 	} else if err = s.check(f.schema, key, node); err == nil {
-		f.unsweep(key)
+		if err = f.hidden(key); err == nil {
+			f.unsweep(key)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", who, err)
@@ -170,6 +172,35 @@ func (f *File) unsweep(key string) {
 			maps.DeleteFunc(m, func(k string, _ any) bool { return hit(k) })
 		}
 	}
+}
+
+// hidden is an error where the sweep varies a section that would be laid over the key in it.
+func (f *File) hidden(key string) error {
+	sweep, _ := f.tree["sweep"].(tree)
+	grid, _ := sweep["grid"].(tree)
+	paired, _ := sweep["paired"].([]any)
+	for i, c := range key {
+		if c != '.' {
+			continue
+		}
+		section := key[:i]
+		first, _, _ := strings.Cut(key[i+1:], ".")
+		values, _ := grid[section].([]any)
+		where := "sweep.grid." + section
+		for _, setting := range paired {
+			if m, ok := setting.(tree); ok && m[section] != nil {
+				values, where = append(slices.Clone(values), m[section]), "sweep.paired"
+			}
+		}
+		at, _ := f.schema.find(section)
+		for _, v := range values {
+			m, ok := v.(tree)
+			if _, laid := m[first]; ok && (at.free || laid) {
+				return fmt.Errorf("%s: the sweep gives %s whole, which this would not change; set %s or %s", key, section, where, section)
+			}
+		}
+	}
+	return nil
 }
 
 // splitKey splits at dots; the keys of the sweep's grid are dotted themselves.

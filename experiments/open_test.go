@@ -52,6 +52,18 @@ func TestLookAtAFinishedRun(t *testing.T) {
 		t.Errorf("evaluated again: %v, %v; the result is %v", e.Metrics, err, r.Final)
 	}
 
+	other := filepath.Join(t.TempDir(), "other.jsonl") // of a task's run, too
+	if err := os.WriteFile(other, []byte(`{"prompt": "Pack for Ben: tea.", "reference": "Packed: tea."}`+"\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	e, err := (&Session{Offline: true}).EvaluateRun(t.Context(), path, false, func(c *Config) error {
+		c.Prompts.Test, c.Eval.Annotator.Name, c.Eval.Annotator.Params = other, "rouge_l", nil
+		return nil
+	})
+	if err != nil || len(e.Outputs) != 1 || e.Outputs[0].Prompt != "Pack for Ben: tea." {
+		t.Errorf("on other prompts: %+v, %v", e.Outputs, err)
+	}
+
 	for _, gone := range []string{rm, filepath.Join(out, "tiny-one")} {
 		if err := os.Rename(gone, gone+"-moved"); err != nil {
 			t.Fatal(err)

@@ -23,10 +23,13 @@ type corpus struct {
 
 // loadCorpus makes or reads the prompts and looks for leakage between training and evaluation. Given pairs have been located.
 func loadCorpus(c *Config) (*corpus, error) {
-	if c.Task.Name != "" {
-		return taskCorpus(c)
-	}
 	s := &corpus{}
+	if c.Task.Name != "" { // which has no files but those that a finished run is measured on
+		var err error
+		if s, err = taskCorpus(c); err != nil {
+			return nil, err
+		}
+	}
 	for _, f := range []struct {
 		key, path string
 		into      *[]data.Prompt
@@ -51,9 +54,12 @@ func loadCorpus(c *Config) (*corpus, error) {
 		return nil, err
 	}
 	for _, f := range []struct {
-		key  string
-		into *[]data.Prompt
-	}{{"eval", &s.eval}, {"test", &s.test}} {
+		key, path string
+		into      *[]data.Prompt
+	}{{"eval", c.Prompts.Eval, &s.eval}, {"test", c.Prompts.Test, &s.test}} {
+		if f.path == "" {
+			continue
+		}
 		if err := s.checkLeakage(c.Prompts.Leakage, f.key, f.into, given); err != nil {
 			return nil, err
 		}

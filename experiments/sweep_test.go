@@ -62,6 +62,11 @@ func fakeRun(_ context.Context, t Trial, dir *RunDir, ui UI) (Result, error) {
 		if err := log.Append(s, map[string]float64{"loss": 0.69 - 0.3*x + 0.01*rng.NormFloat64(), "rewards/margins": x / c.Loss.Beta, "rewards/accuracies": 0.5 + 0.3*x, "kl/initial": 2 * x, "eval/win_rate": 0.3 + gain*x}); err != nil {
 			return Result{}, err
 		}
+		if (s-1)%c.K() == 0 {
+			if err := log.Append(s, map[string]float64{"collect/prompts": float64(c.K() * c.BatchSize)}); err != nil {
+				return Result{}, err
+			}
+		}
 	}
 	win := 0.3 + gain
 	score := 0.5
@@ -281,7 +286,7 @@ func TestReport(t *testing.T) {
 		}
 	}
 	t.Run("chromium", func(t *testing.T) { inChromium(t, page) })
-	for _, name := range []string{"win-rate-over-f", "win-rate-over-kl", "training-beta-0.1", "training-beta-0.5"} {
+	for _, name := range []string{"win-rate-over-f", "win-rate-over-kl", "win-rate-over-annotations", "training-beta-0.1", "training-beta-0.5"} {
 		for _, ext := range []string{".png", ".svg"} {
 			if info, err := os.Stat(filepath.Join(study, "figures", name+ext)); err != nil || info.Size() < 5000 {
 				t.Errorf("%s%s: %v", name, ext, err)

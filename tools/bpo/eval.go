@@ -107,10 +107,11 @@ annotators are held to each other, or with --preferences to labels. See docs/eva
 	f.StringVar(&references, "references", "", "prompt file with a reference a row, for outputs that have none in them")
 	f.StringVar(&prompts, "prompts", "", "a run is measured on these prompts instead of its own")
 	f.BoolVar(&useEval, "dev", false, "a run is measured on its eval prompts, not its test prompts")
-	f.IntVar(&n, "n", n, "prompts; 0 is all (default: the run's eval.n)")
+	f.IntVarP(&n, "n", "n", n, "prompts; 0 is all (default: the run's eval.n)")
 	f.IntVar(&bootstrap, "bootstrap", bootstrap, "resamples for the interval")
 	f.StringVarP(&out, "out", "o", "", "write the outputs with their scores to this .parquet")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.MarkFlagsMutuallyExclusive("prompts", "dev")
 	return cmd
 }
 

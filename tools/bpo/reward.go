@@ -101,7 +101,7 @@ longer text.`,
 	f.StringVar(&o.Chat, "chat", "", "auto: the model's chat template, or none (default: as it was trained, else auto)")
 	f.IntVar(&o.MaxTokens, "max-tokens", 0, "of prompt and completion (default: as it was trained, else the model's context)")
 	f.IntVar(&o.Batch, "batch", 8, "pairs judged at a time")
-	f.IntVar(&n, "n", 0, "pairs; 0 is all")
+	f.IntVarP(&n, "n", "n", 0, "pairs; 0 is all")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
