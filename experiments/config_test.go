@@ -144,6 +144,12 @@ func TestOverrides(t *testing.T) {
 			t.Errorf("%s: %s", set, msg)
 		}
 	}
+	if trials, msg = load(t, taskYAML, []string{"data=offline:x.parquet"}, nil); msg != "" || trials[0].Config.Reference != "sft" {
+		t.Errorf("given pairs: %s, reference %s", msg, trials[0].Config.Reference)
+	}
+	if trials, msg = load(t, taskYAML, []string{"data=offline:x.parquet", "reference=behavior"}, nil); msg != "" || trials[0].Config.Reference != "behavior" {
+		t.Errorf("given pairs and a reference: %s", msg)
+	}
 	for _, c := range []struct{ set, env, want string }{
 		{"loss.betta=1", "", "--set loss.betta=1: unknown key loss.betta; did you mean loss.beta?"},
 		{"loss.beta", "", "--set loss.beta: want key=value"},

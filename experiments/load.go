@@ -259,6 +259,9 @@ func typed(t tree) (Config, error) {
 	if err := decode(t, &c, &c.LoRA); err != nil {
 		return Config{}, err
 	}
+	if _, given := t["reference"]; !given && c.offline() {
+		c.Reference = "sft" // nobody that is trained here sampled given pairs, so that a behavior is no reference for them
+	}
 	if _, given := t["refresh"]; !given && c.RefreshEvery > 0 {
 		c.Refresh = 0 // the default F gives way to an explicit K
 	}
