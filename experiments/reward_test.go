@@ -365,7 +365,7 @@ func TestExportReward(t *testing.T) {
 
 // The examples beside this file load.
 func TestRewardExamples(t *testing.T) {
-	for _, file := range []string{"reward.yaml", "reward-made.yaml"} {
+	for _, file := range []string{"reward.yaml", "reward-made.yaml", "reward-picnic.yaml"} {
 		if _, err := LoadReward(file, nil); err != nil {
 			t.Error(err)
 		}
