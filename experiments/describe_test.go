@@ -26,3 +26,16 @@ func TestCost(t *testing.T) {
 		}
 	}
 }
+
+// What a trial would need is told before the study that it takes its pairs from is there.
+func TestMemoryWithoutGivenPairs(t *testing.T) {
+	for _, set := range []string{"data=offline:study:later", "mix={pairs: study:later, share: 0.5}"} {
+		trials, msg := load(t, taskYAML, []string{set}, nil)
+		if msg != "" {
+			t.Fatal(msg)
+		}
+		if c, err := trials[0].Config.modelConfig(nil); err != nil || c.VocabSize == 0 {
+			t.Errorf("%s: %v", set, err)
+		}
+	}
+}

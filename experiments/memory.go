@@ -44,15 +44,15 @@ func (c *Config) memory(m models.Config) []bpo.Memory {
 	return stages
 }
 
-// modelConfig is the shape of the model that the trial trains, without its weights. A corpus that is not given is loaded
-// if it is needed.
+// modelConfig is the shape of the model that the trial trains, without its weights. A new model's vocabulary is its task's, whose
+// corpus is made if it is not given.
 func (c *Config) modelConfig(s *corpus) (models.Config, error) {
 	path := c.Model.Path
 	switch path {
 	case "":
 		if s == nil {
 			var err error
-			if s, err = loadCorpus(c); err != nil {
+			if s, err = taskCorpus(c); err != nil {
 				return models.Config{}, err
 			}
 		}

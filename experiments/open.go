@@ -95,7 +95,7 @@ func (s *Session) openRun(ctx context.Context, path string, c *Config) (*trial, 
 	}
 	r := newTrial(s, c, &RunDir{Path: path, Manifest: m, readOnly: true}, nothing{})
 	if c.Model.Path == "" { // a new model's vocabulary is its task's
-		if r.corpus, err = loadCorpus(c); err != nil {
+		if r.corpus, err = taskCorpus(c); err != nil {
 			return nil, err
 		}
 	}

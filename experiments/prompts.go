@@ -49,9 +49,12 @@ func loadCorpus(c *Config) (*corpus, error) {
 	if s.sft == nil {
 		s.sft = s.train
 	}
-	given, err := c.givenPrompts()
-	if err != nil {
-		return nil, err
+	var given []data.Prompt
+	if c.Prompts.Eval+c.Prompts.Test != "" {
+		var err error
+		if given, err = c.givenPrompts(); err != nil {
+			return nil, err
+		}
 	}
 	for _, f := range []struct {
 		key, path string
