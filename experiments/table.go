@@ -63,6 +63,7 @@ func MakeTable(out string, trials []Trial) (Table, error) {
 	t := Table{Initial: map[string]Cell{}}
 	byArm := map[string]int{}
 	finals, starts, started := [][]Result{}, []Result{}, map[string]bool{}
+	counted := map[string]bool{} // runs of arms: two points of one arm may be one run
 	for _, trial := range trials {
 		t.Study = trial.Config.Study
 		arm := Trial{Point: withoutSeed(trial.Point)}
@@ -78,6 +79,10 @@ func MakeTable(out string, trials []Trial) (Table, error) {
 			t.Rows = append(t.Rows, Row{Settings: arm.Point, Point: point, Method: trial.Config.Method()})
 			finals = append(finals, nil)
 		}
+		if counted[name+" "+trial.Hash] {
+			continue
+		}
+		counted[name+" "+trial.Hash] = true
 		row := &t.Rows[i]
 		dir := filepath.Join(StudyDir(out, trial.Config), trial.Hash)
 		m, err := ReadManifest(dir)

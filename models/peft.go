@@ -318,9 +318,12 @@ func (a *Adapter) Save(dir, base string) error {
 	if err != nil {
 		return fmt.Errorf("save adapter %s: %w", dir, err)
 	}
-	if err := atomicfile.WriteBytes(filepath.Join(dir, adapterConfigFile), append(raw, '\n')); err != nil {
+	defer named.dropHostCopies()
+	if err := weights.Write(filepath.Join(dir, adapterWeightsFile), named, map[string]string{"format": "pt"}); err != nil {
+		return err
+	}
+	if err := atomicfile.WriteBytes(filepath.Join(dir, adapterConfigFile), append(raw, '\n')); err != nil { // last: it says that an adapter is here
 		return fmt.Errorf("save adapter: %w", err)
 	}
-	defer named.dropHostCopies()
-	return weights.Write(filepath.Join(dir, adapterWeightsFile), named, map[string]string{"format": "pt"})
+	return nil
 }

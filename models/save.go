@@ -102,7 +102,7 @@ func (m *Model) save(dir string, all map[string]shapes.Shape, shardBytes int64, 
 	if err != nil {
 		return fmt.Errorf("save %s: %w", dir, err)
 	}
-	files := map[string][]byte{"config.json": config}
+	files := map[string][]byte{}
 	if len(m.EOS) > 0 || m.configFile != nil { // whose eos_token_id would count otherwise
 		if files["generation_config.json"], err = json.MarshalIndent(generation{m.EOS}, "", "  "); err != nil {
 			return fmt.Errorf("save %s: %w", dir, err)
@@ -121,5 +121,11 @@ func (m *Model) save(dir string, all map[string]shapes.Shape, shardBytes int64, 
 			return fmt.Errorf("save model: %w", err)
 		}
 	}
-	return weights.WriteDir(dir, all, shardBytes, fill)
+	if err := weights.WriteDir(dir, all, shardBytes, fill); err != nil {
+		return err
+	}
+	if err := atomicfile.WriteBytes(filepath.Join(dir, "config.json"), config); err != nil { // last: it says that a model is here
+		return fmt.Errorf("save model: %w", err)
+	}
+	return nil
 }

@@ -149,6 +149,9 @@ the time limit, it saves a checkpoint and puts itself back into the queue; at SI
 			limited, stop := signal.NotifyContext(cmd.Context(), syscall.SIGUSR1)
 			defer stop()
 			text, job := os.Getenv("SLURM_ARRAY_TASK_ID"), os.Getenv("SLURM_JOB_ID")
+			if array := os.Getenv("SLURM_ARRAY_JOB_ID"); array != "" && text != "" {
+				job = array + "_" + text // the last task has the array's own number as SLURM_JOB_ID, which is all of its tasks
+			}
 			if len(args) == 2 {
 				text = args[1]
 			}

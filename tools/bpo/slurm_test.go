@@ -56,21 +56,21 @@ func TestSweepOnSlurm(t *testing.T) {
 	if err := syscall.Kill(task.pid(0), syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	task.reach(1, 20)
-	slurm(t, "scancel", "--batch", "--signal=USR1", "1_1") // as Slurm itself before the time limit
-	waitFor(t, time.Minute, "task 1 to be requeued", func() bool { return task.state(1) == "PENDING" })
-	slurm(t, "scontrol", "hold", "1_1")
-
 	task.reach(2, 20)
+	slurm(t, "scancel", "--batch", "--signal=USR1", "1_2") // as Slurm itself before the time limit; the last task has the array's number
+	waitFor(t, time.Minute, "task 2 to be requeued", func() bool { return task.state(2) == "PENDING" })
+	slurm(t, "scontrol", "hold", "1_2")
+
+	task.reach(1, 20)
 	if err := os.WriteFile(filepath.Join(dir, file), yaml, 0o644); err != nil {
 		t.Fatal(err)
 	}
 	stdout, _, status = sweep("--status")
-	if status != 0 || !strings.Contains(stdout, "runs/tiny: 3 runs: 1 running, 1 queued, 1 lost\n") || !strings.Contains(stdout, "task 1_0 FAILED\n") || !strings.Contains(stdout, "task 1_2 RUNNING\n") {
+	if status != 0 || !strings.Contains(stdout, "runs/tiny: 3 runs: 1 running, 1 queued, 1 lost\n") || !strings.Contains(stdout, "task 1_0 FAILED\n") || !strings.Contains(stdout, "task 1_1 RUNNING\n") {
 		t.Errorf("in the middle:\n%s", stdout)
 	}
-	c.powerOff(t, task.pid(2))
-	waitFor(t, time.Minute, "task 2 to be requeued", func() bool { return task.state(2) == "PENDING" })
+	c.powerOff(t, task.pid(1))
+	waitFor(t, time.Minute, "task 1 to be requeued", func() bool { return task.state(1) == "PENDING" })
 
 	// Only the killed one goes to Slurm again, whose queue has the others.
 	stdout, stderr, status = sweep("--launcher", "slurm")
@@ -81,7 +81,7 @@ func TestSweepOnSlurm(t *testing.T) {
 		t.Errorf("and again: %s", stdout)
 	}
 	c.powerOn(t)
-	slurm(t, "scontrol", "release", "1_1")
+	slurm(t, "scontrol", "release", "1_2")
 	waitFor(t, 3*time.Minute, "all tasks to end", func() bool { return slurm(t, "squeue", "--noheader") == "" })
 
 	// The last task has written the table; nothing else need be run before the report.
@@ -105,8 +105,8 @@ func TestSweepOnSlurm(t *testing.T) {
 			t.Errorf("task %d: %d steps in metrics.jsonl", i, n)
 		}
 	}
-	if log := string(task.read("runs/tiny/slurm/1/1.log")); !strings.Contains(log, "stopped before the time limit, and requeued\n") || !strings.Contains(log, ", restart 1: ") {
-		t.Errorf("the log of task 1:\n%s", log)
+	if log := string(task.read("runs/tiny/slurm/1/2.log")); !strings.Contains(log, "stopped before the time limit, and requeued\n") || !strings.Contains(log, ", restart 1: ") {
+		t.Errorf("the log of task 2:\n%s", log)
 	}
 	stdout, _, status = sweep("--launcher", "slurm")
 	if status != 0 || stdout != "runs/tiny: 3 runs: 3 done\nnothing to submit; next: bpo report runs/tiny\n" {
