@@ -123,7 +123,10 @@ func (l layout) panelTitle(value string) string {
 }
 
 func (l layout) xLabel() string {
-	if l.xKey == "refresh_every" {
+	switch l.xKey {
+	case "":
+		return ""
+	case "refresh_every":
 		return "K, steps of a data-collection phase"
 	}
 	return "F, data-collection phases"
@@ -174,7 +177,7 @@ func winRateOverF(t Table, l layout, onPolicy map[string]bool) figure {
 	for pi, value := range l.panels {
 		p := panel{title: l.panelTitle(value), x: l.xLabel(), y: "win rate", ticks: l.xs, rate: true, legend: pi == 0, lines: baselines(t)}
 		for ai, arm := range l.arms {
-			s := series{name: arm, hue: ai, marks: true}
+			s := series{name: arm, hue: ai, dash: ai / len(palette), marks: true}
 			for _, r := range t.Rows {
 				c := r.Cells["eval/win_rate"]
 				if l.panel(r) != value || l.arm(r) != arm || c.Mean == nil {
@@ -204,7 +207,7 @@ func winRateOverKL(t Table, l layout) figure {
 			p.lines = map[string]float64{parLine: y}
 		}
 		for ai, arm := range l.arms {
-			s := series{name: arm, hue: ai, marks: true}
+			s := series{name: arm, hue: ai, dash: ai / len(palette), marks: true}
 			for _, r := range t.Rows {
 				kl, win := r.Cells["kl/initial"], r.Cells["eval/win_rate"]
 				if l.panel(r) != value || l.arm(r) != arm || kl.Mean == nil || win.Mean == nil {

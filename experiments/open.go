@@ -137,9 +137,9 @@ func (s *Session) EvaluateRun(ctx context.Context, path string, useEval bool, ad
 	}
 	var initial models.Policy
 	if c.Eval.KLSamples > 0 {
-		if initial, err = r.startAgain(ctx); err != nil && c.Start == "" {
+		if initial, err = r.startAgain(ctx); err != nil && (c.Start == "" && c.SFT.Steps == 0 || ctx.Err() != nil) {
 			return Evaluation{}, err
-		} else if err != nil { // another run's, which may be gone
+		} else if err != nil { // another run's, which may be gone, or one of texts that have changed
 			c.Eval.KLSamples = 0
 			if s.Log != nil {
 				fmt.Fprintf(s.Log, "without kl/initial: %v\n", err)
@@ -164,6 +164,15 @@ func (r *trial) startAgain(ctx context.Context) (models.Policy, error) {
 		now, err := start.hash()
 		if was, known := r.dir.Manifest.Data[start.key]; err == nil && known && was != now {
 			err = fmt.Errorf("start: %s is not what the run started from any more (%s, was %s)", start.path(), now, was)
+		}
+		if err != nil {
+			return models.Policy{}, err
+		}
+	}
+	if r.cfg.SFT.Steps > 0 { // what is not there is trained
+		now, err := r.corpus.hash()
+		if err == nil {
+			err = r.unchanged("prompts/sft", now["prompts/sft"])
 		}
 		if err != nil {
 			return models.Policy{}, err

@@ -129,8 +129,20 @@ func stripProlog(svg string) string {
 func studyTable(study string) (Table, error) {
 	var t Table
 	err := readJSON(filepath.Join(study, "results.json"), &t)
-	if err == nil && len(t.Rows) > 0 || err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return t, err
+	}
+	if err == nil && len(t.Rows) > 0 { // its arms; what they measured may have been measured again since
+		for i, r := range t.Rows {
+			results := make([]Result, len(r.Runs))
+			for k, run := range r.Runs {
+				if results[k], err = ReadResult(filepath.Join(study, run)); err != nil {
+					return t, fmt.Errorf("%w; the study's table has this run: bpo sweep makes both anew", err)
+				}
+			}
+			t.Rows[i].Cells = cells(results)
+		}
+		return t, nil
 	}
 	t = Table{Study: filepath.Base(study), Keys: []string{"run"}, Initial: map[string]Cell{}}
 	entries, err := os.ReadDir(study)
@@ -252,7 +264,10 @@ func (p *reportPage) addSamples(t Table, study string) error {
 		shown[r.Runs[0]] = true
 		who := r.Method
 		if v := l.panel(r); v != "" {
-			who += ", β = " + v
+			who += ", " + l.panelTitle(v)
+		}
+		if arm := l.arm(r); arm != "" && arm != r.Method {
+			who += ", " + arm
 		}
 		if err := add(who, filepath.Join(study, r.Runs[0], "samples", "final.parquet")); err != nil {
 			return err

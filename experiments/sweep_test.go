@@ -293,8 +293,31 @@ func TestReport(t *testing.T) {
 			}
 		}
 	}
+	// What a run measured anew is in the page, whatever the table was made of; one that is gone is told.
+	dir := filepath.Join(study, table.Rows[0].Runs[0])
+	r, err := ReadResult(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Final["eval/win_rate"] = 0.987
+	for i := range r.Outcomes {
+		r.Outcomes[i] = 1
+	}
+	if err := writeJSON(filepath.Join(dir, "results.json"), r); err != nil {
+		t.Fatal(err)
+	}
+	again, err := studyTable(study)
+	if before, now := *table.Rows[0].Cells["eval/win_rate"].Mean, *again.Rows[0].Cells["eval/win_rate"].Mean; err != nil || now <= before {
+		t.Errorf("the table has %v, then %v, %v", before, now, err)
+	}
 	if _, err := Report(study, "refresh=3"); err == nil || !strings.Contains(err.Error(), "no arm has") {
 		t.Errorf("a baseline that is no arm: %v", err)
+	}
+	if err := os.Remove(filepath.Join(dir, "results.json")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Report(study, ""); err == nil || !strings.Contains(err.Error(), dir) {
+		t.Errorf("a run that is gone: %v", err)
 	}
 	if _, err := Report(t.TempDir(), ""); err == nil || !strings.Contains(err.Error(), "no run is done here") {
 		t.Errorf("an empty study: %v", err)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"path/filepath"
 	"slices"
@@ -47,6 +48,7 @@ type Table struct {
 	Rows    []Row           `json:"rows"`
 	Initial map[string]Cell `json:"initial"`          // the start policy, or the mean of several
 	Starts  int             `json:"starts,omitempty"` // how many differ
+	Notes   []string        `json:"notes,omitempty"`  // what is wrong with putting these runs together
 }
 
 // columns of the printed table; the JSON holds every metric.
@@ -95,6 +97,15 @@ func MakeTable(out string, trials []Trial) (Table, error) {
 			if err != nil {
 				return t, err
 			}
+			if len(row.Runs) > 0 {
+				first, err := ReadManifest(filepath.Join(StudyDir(out, trial.Config), row.Runs[0]))
+				if err != nil {
+					return t, err
+				}
+				if key := unlike(first, m); key != "" {
+					t.Notes = append(t.Notes, fmt.Sprintf("%s: runs %s and %s have seen different %s (%s and %s); delete the older one and sweep again", name, row.Runs[0], trial.Hash, key, first.Data[key], m.Data[key]))
+				}
+			}
 			row.Seeds++
 			row.Runs, row.RunSeeds = append(row.Runs, trial.Hash), append(row.RunSeeds, trial.Config.Seed)
 			finals[i] = append(finals[i], r)
@@ -119,6 +130,17 @@ func MakeTable(out string, trials []Trial) (Table, error) {
 		}
 	}
 	return t, nil
+}
+
+// unlike is what two runs of one arm must share and do not: hashes name files, whose contents may have changed between them.
+func unlike(a, b Manifest) string {
+	for _, key := range slices.Sorted(maps.Keys(a.Data)) {
+		shared := key == "model" || strings.HasPrefix(key, "prompts/") || strings.HasPrefix(key, "annotator") || strings.HasPrefix(key, "eval.annotator")
+		if was, noted := b.Data[key]; shared && noted && was != a.Data[key] {
+			return key
+		}
+	}
+	return ""
 }
 
 func withoutSeed(point []Setting) []Setting {
@@ -254,7 +276,7 @@ func (t Table) Print(w io.Writer) error {
 func (t Table) Legend() string {
 	return "means over seeds; win rate against the reference texts, a tie counting one half, ± half width of the 95 % bootstrap " +
 		"interval over prompts; seed sd: standard deviation of the win rate over seeds; LC win rate: as a " +
-		"logistic regression predicts it for outputs as long as the references; KL to the start policy in nats a completion"
+		"logistic regression predicts it for outputs as long as the references; KL to the start policy in nats a completion" + strings.Join(append([]string{""}, t.Notes...), "\nNote: ")
 }
 
 // latex is the table for a paper (booktabs).
@@ -273,7 +295,7 @@ func (t Table) latex() []byte {
 			out.WriteString("\\midrule\n")
 		}
 	}
-	fmt.Fprintf(&out, "\\bottomrule\n\\end{tabular}\n%% %s\n", t.Legend())
+	fmt.Fprintf(&out, "\\bottomrule\n\\end{tabular}\n%% %s\n", strings.ReplaceAll(t.Legend(), "\n", "\n% "))
 	return out.Bytes()
 }
 

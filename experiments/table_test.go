@@ -95,3 +95,36 @@ func TestTableOfSeveralStartPolicies(t *testing.T) {
 		}
 	}
 }
+
+// Runs of one arm that saw different data are told under the table, and a run that two points come to counts once.
+func TestTableOfUnlikeRuns(t *testing.T) {
+	trials, out := trialsOf(t, taskYAML+"sweep: {grid: {seed: [0, 0, 1]}}\n"), t.TempDir()
+	if failed, err := Sweep(t.Context(), trials, SweepOptions{Out: out, Run: fakeRun, UI: &silent{}}); err != nil || failed != 0 {
+		t.Fatal(failed, err)
+	}
+	note := func(i int, data map[string]string) {
+		t.Helper()
+		dir := filepath.Join(StudyDir(out, trials[i].Config), trials[i].Hash)
+		m, err := ReadManifest(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.Data = data
+		if err := writeJSON(filepath.Join(dir, "manifest.json"), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	note(0, map[string]string{"prompts/test": "old", "start": "a"})
+	note(2, map[string]string{"prompts/test": "old", "start": "b"})
+	table, err := MakeTable(out, trials)
+	if err != nil || len(table.Notes) != 0 || table.Rows[0].Seeds != 2 || len(table.Rows[0].Runs) != 2 {
+		t.Fatalf("%+v, %v", table, err)
+	}
+	note(2, map[string]string{"prompts/test": "new"})
+	if table, err = MakeTable(out, trials); err != nil || len(table.Notes) != 1 || !strings.Contains(table.Legend(), "different prompts/test (old and new)") {
+		t.Errorf("%q, %v", table.Notes, err)
+	}
+	if tex := string(table.latex()); !strings.Contains(tex, "\n% Note: ") {
+		t.Error(tex)
+	}
+}

@@ -256,6 +256,10 @@ func TestEvalMany(t *testing.T) {
 		"eval a/out.txt --preferences pairs.jsonl": "bpo: --preferences: evaluators are held to labels",
 		"eval --preferences pairs.jsonl":           "bpo: --preferences: name the evaluators with --annotator",
 		"eval a/out.txt b/out.txt --n 3":           "bpo: --n: only with one run",
+		"eval a/out.txt -n 3":                      "bpo: --n: only with a run",
+		"eval a/out.txt --bootstrap -1":            "bpo: --bootstrap: -1 resamples",
+		"eval --preferences pairs.jsonl -n 3":      "bpo: --n: only with a run or outputs",
+		"eval a --references refs.jsonl":           "bpo: --references: only with outputs",
 		"eval a/out.txt refs.jsonl":                "bpo: a/out.txt: output 1 has no reference text",
 	} {
 		if _, stderr, status := cli(t, dir, "", strings.Fields(args)...); status == 0 || !strings.HasPrefix(stderr, want) || strings.Count(stderr, "\n") != 1 {

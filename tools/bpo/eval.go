@@ -35,18 +35,30 @@ annotators are held to each other, or with --preferences to labels. See docs/eva
 				}
 			}
 			args = append(args, files...)
+			only := func(what string, flags ...string) error { // an ignored flag would pass for a measurement that it didn't make
+				for _, flag := range flags {
+					if cmd.Flags().Changed(flag) {
+						return fmt.Errorf("--%s: only with %s", flag, what)
+					}
+				}
+				return nil
+			}
+			if bootstrap < 0 {
+				return fmt.Errorf("--bootstrap: %d resamples", bootstrap)
+			}
 			switch {
 			case preferences != "" && len(args) > 0:
 				return fmt.Errorf("--preferences: evaluators are held to labels or judge outputs, not both; leave out %s", args[0])
 			case preferences != "":
+				if err := only("a run or outputs", "out", "dev", "n", "prompts", "references"); err != nil {
+					return err
+				}
 				return evalPairs(cmd, preferences, evaluators, bootstrap, asJSON)
 			case len(args) == 0:
 				return fmt.Errorf("name a run or outputs to evaluate, or --preferences")
 			case len(args) > 1 || len(evaluators) > 1:
-				for _, flag := range []string{"out", "dev", "n", "prompts"} {
-					if cmd.Flags().Changed(flag) {
-						return fmt.Errorf("--%s: only with one run or one file of outputs, and one annotator", flag)
-					}
+				if err := only("one run or one file of outputs, and one annotator", "out", "dev", "n", "prompts"); err != nil {
+					return err
 				}
 				return evalMany(cmd, args, references, evaluators, bootstrap, asJSON)
 			}
@@ -60,6 +72,9 @@ annotators are held to each other, or with --preferences to labels. See docs/eva
 				return err
 			}
 			if info.IsDir() {
+				if err := only("outputs, of which a run makes its own", "references"); err != nil {
+					return err
+				}
 				e, err = newSession(cmd).EvaluateRun(cmd.Context(), args[0], useEval, func(c *experiments.Config) error {
 					if a.Name != "" {
 						c.Eval.Annotator = a
@@ -70,10 +85,15 @@ annotators are held to each other, or with --preferences to labels. See docs/eva
 					if prompts != "" {
 						c.Prompts.Test = prompts
 					}
-					c.Eval.Bootstrap = bootstrap
+					if cmd.Flags().Changed("bootstrap") {
+						c.Eval.Bootstrap = bootstrap
+					}
 					return nil
 				})
 			} else {
+				if err := only("a run", "dev", "n", "prompts"); err != nil {
+					return err
+				}
 				if a.Name == "" {
 					a.Name = "rouge_l"
 				}

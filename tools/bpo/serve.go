@@ -41,7 +41,9 @@ tokens' log-probs. It has no authentication and is meant for this machine, for i
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "serving %s at http://%s/v1\n", name, l.Addr())
 			s := &http.Server{Handler: serve.New(p, name), ReadHeaderTimeout: 10 * time.Second}
+			done := make(chan struct{})
 			context.AfterFunc(cmd.Context(), func() {
+				defer close(done)
 				patience, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 				defer cancel()
 				_ = s.Shutdown(patience)
@@ -49,6 +51,7 @@ tokens' log-probs. It has no authentication and is meant for this machine, for i
 			if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
 				return err
 			}
+			<-done // with the answers that were under way
 			return nil
 		},
 	}
