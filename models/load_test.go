@@ -141,3 +141,22 @@ func TestInitIsReproducible(t *testing.T) {
 		t.Errorf("%d parameters", a.NumParams())
 	}
 }
+
+// What says that a model or an adapter is there comes last: a kill while weights are written leaves neither.
+func TestSavesItsConfigLast(t *testing.T) {
+	for file, save := range map[string]func(dir string) error{
+		"model.safetensors":         (&Model{Config: tiny, Base: lively(tiny, 3)}).Save,
+		"adapter_model.safetensors": func(dir string) error { return livelyAdapter(tiny, tinyLoRA, 1).Save(dir, "base") },
+	} {
+		dir := t.TempDir()
+		if err := os.MkdirAll(filepath.Join(dir, file, "in the way"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := save(dir); err == nil {
+			t.Errorf("%s: written over a directory", file)
+		}
+		if _, err := ReadConfig(dir); err == nil || IsAdapter(dir) {
+			t.Errorf("%s: %s holds a model", file, dir)
+		}
+	}
+}
