@@ -173,9 +173,10 @@ func winRateOverF(t Table, l layout, onPolicy map[string]bool) figure {
 		caption: "Win rate against the reference texts (a tie counts one half) on the test prompts. Bars are 95 % bootstrap intervals over prompts; the marks of one F stand side by side so that they can be told apart."}
 	if l.xKey == "" {
 		f.title, l.xs = "Win rate by arm", []string{""}
+		f.caption = "Win rate against the reference texts (a tie counts one half) on the test prompts. Bars are 95 % bootstrap intervals over prompts."
 	}
 	for pi, value := range l.panels {
-		p := panel{title: l.panelTitle(value), x: l.xLabel(), y: "win rate", ticks: l.xs, rate: true, legend: pi == 0, lines: baselines(t)}
+		p := panel{title: l.panelTitle(value), x: l.xLabel(), y: "win rate", ticks: l.xs, rate: true, legend: pi == 0, byName: l.xKey == "", lines: baselines(t)}
 		for ai, arm := range l.arms {
 			s := series{name: arm, hue: ai, dash: ai / len(palette), marks: true}
 			for _, r := range t.Rows {

@@ -1,8 +1,13 @@
 package experiments
 
 import (
+	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
+
+	"gonum.org/v1/plot/vg/draw"
+	"gonum.org/v1/plot/vg/vgsvg"
 )
 
 func TestSpent(t *testing.T) {
@@ -61,5 +66,58 @@ func TestPanelsOfLosses(t *testing.T) {
 	}
 	if l := layoutOf(tableOf([]string{"loss.name", "reference"}, many...)); l.panelKey != "" || len(l.arms) != 5 {
 		t.Errorf("%+v", l)
+	}
+}
+
+// A legend of any length stands above the data.
+func TestLegendIsAboveTheData(t *testing.T) {
+	for _, n := range []int{1, 3, 6, 10, 14, 24} {
+		f := figure{}
+		p := panel{title: "β = 0.1", x: "F", y: "win rate", ticks: []string{"1", "2"}, legend: true, rate: true, lines: map[string]float64{parLine: 0.5}}
+		for i := range n {
+			p.series = append(p.series, series{name: "an arm", hue: i, dash: i / len(palette), marks: true, points: []point{{x: 0, y: 0.3, half: 0.02}, {x: 1, y: 0.7, half: 0.1}}})
+		}
+		f.panels = []panel{p}
+		p = shareY(f).panels[0]
+		pl, err := p.plot()
+		if err != nil {
+			t.Fatal(err)
+		}
+		canvas := pl.DataCanvas(draw.New(vgsvg.New(p.size())))
+		legend := pl.Legend.Rectangle(canvas)
+		_, y := pl.Transforms(&canvas)
+		if top := y(0.8); top > legend.Min.Y {
+			t.Errorf("%d series: the data reach up to %.0f, the legend down to %.0f", n, top, legend.Min.Y)
+		}
+		if legend.Max.Y > canvas.Max.Y {
+			t.Errorf("%d series: the legend reaches up to %.0f, the canvas to %.0f", n, legend.Max.Y, canvas.Max.Y)
+		}
+	}
+}
+
+// Arms of a study without F stand by their names.
+func TestArmsByName(t *testing.T) {
+	var points []map[string]any
+	for i := range 14 {
+		points = append(points, map[string]any{"loss": map[string]any{"name": "dpo", "beta": float64(i), "note": strings.Repeat("long ", 4*(i%5))}})
+	}
+	table := tableOf([]string{"loss"}, points...)
+	for i := range table.Rows {
+		rate, half := 0.3+0.03*float64(i), 0.03
+		table.Rows[i].Cells["eval/win_rate"] = Cell{Mean: &rate, Half: &half}
+	}
+	f := winRateOverF(table, layoutOf(table), nil)
+	pl, err := f.panels[0].plot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ticks := pl.Y.Tick.Marker.Ticks(pl.Y.Min, pl.Y.Max); len(ticks) != 14 || !strings.HasPrefix(ticks[13].Label, "loss = dpo(beta=0,") {
+		t.Errorf("%v", ticks)
+	}
+	if pl.X.Min > 0.27 || pl.X.Max < 0.72 {
+		t.Errorf("win rates from %g to %g", pl.X.Min, pl.X.Max)
+	}
+	if err := f.save(filepath.Join(t.TempDir(), "arms"), 2); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"image/color"
 	"math"
+	"slices"
 	"strconv"
+	"unicode/utf8"
 
 	"gonum.org/v1/plot"
 	"gonum.org/v1/plot/font"
@@ -38,6 +40,7 @@ type panel struct {
 	lines       map[string]float64 // horizontal lines by name
 	rate        bool               // y is a share
 	legend      bool
+	byName      bool // one mark a series, which its name stands beside: a forest plot, y runs along the axis below
 	// One scale for the panels of a figure: its range, and the entries of the legend that needs room above it.
 	yMin, yMax float64
 	entries    int
@@ -59,9 +62,39 @@ var (
 	dashes = [][]vg.Length{nil, {vg.Points(5), vg.Points(2)}, {vg.Points(1.5), vg.Points(2)}, {vg.Points(6), vg.Points(2), vg.Points(1.5), vg.Points(2)}}
 	glyphs = []draw.GlyphDrawer{draw.CircleGlyph{}, draw.SquareGlyph{}, draw.TriangleGlyph{}, draw.PyramidGlyph{}}
 	gray   = color.RGBA{0x70, 0x70, 0x70, 255}
+
+	gridColor = color.RGBA{0xDD, 0xDD, 0xDD, 255}
 )
 
 const panelWidth, panelHeight = 4 * vg.Inch, 3.1 * vg.Inch
+
+// around is what of a panel's height is not data: title, axis, label. A legend has an entry on each line above the data.
+const around, entryHeight = vg.Length(58), vg.Length(12)
+
+// size is that of most panels, more where a long legend or many names need it.
+func (p panel) size() (w, h vg.Length) {
+	if !p.byName {
+		return panelWidth, panelHeight + entryHeight*vg.Length(max(0, p.legendEntries()-4))
+	}
+	longest := 0
+	for _, s := range p.series {
+		longest = max(longest, utf8.RuneCountInString(s.name))
+	}
+	return panelWidth + 4.2*vg.Length(min(longest, mostNameRunes)), around + entryHeight*vg.Length(len(p.lines)) + 15*vg.Length(max(3, len(p.series)))
+}
+
+// mostNameRunes of a name stand beside its mark.
+const mostNameRunes = 64
+
+func (p panel) legendEntries() int {
+	switch {
+	case p.entries > 0:
+		return p.entries
+	case !p.legend:
+		return 0
+	}
+	return len(p.series) + len(p.lines)
+}
 
 func init() {
 	plot.DefaultFont = font.Font{Typeface: "Liberation", Variant: "Sans"}
@@ -69,21 +102,13 @@ func init() {
 }
 
 func (p panel) plot() (*plot.Plot, error) {
-	out := plot.New()
-	out.BackgroundColor = color.White
-	out.Title.Text, out.X.Label.Text, out.Y.Label.Text = p.title, p.x, p.y
-	out.Title.TextStyle.Font.Size = vg.Points(11)
-	out.Title.Padding = vg.Points(6)
-	for _, a := range []*plot.Axis{&out.X, &out.Y} {
-		a.Label.TextStyle.Font.Size = vg.Points(10)
-		a.Tick.Label.Font.Size = vg.Points(9)
-		a.LineStyle.Color, a.Tick.LineStyle.Color = gray, gray
-		a.Padding = vg.Points(2)
-		a.Tick.Marker = plot.TickerFunc(niceTicks)
+	if p.byName {
+		return p.forest()
 	}
+	out := p.frame(p.x, p.y)
 	grid := plotter.NewGrid()
 	grid.Vertical.Width = 0
-	grid.Horizontal.Color = color.RGBA{0xDD, 0xDD, 0xDD, 255}
+	grid.Horizontal.Color = gridColor
 	out.Add(grid)
 	if p.ticks != nil {
 		out.NominalX(p.ticks...)
@@ -107,12 +132,8 @@ func (p panel) plot() (*plot.Plot, error) {
 	if out.Y.Min > out.Y.Max { // nothing in it
 		out.Y.Min, out.Y.Max, out.X.Min, out.X.Max = 0, 1, 0, 1
 	}
-	entries := 0
-	if p.legend {
-		entries = len(p.series) + len(p.lines)
-	}
 	if p.yMin < p.yMax {
-		out.Y.Min, out.Y.Max, entries = p.yMin, p.yMax, p.entries
+		out.Y.Min, out.Y.Max = p.yMin, p.yMax
 	}
 	room := out.Y.Max - out.Y.Min
 	if room == 0 {
@@ -121,7 +142,90 @@ func (p panel) plot() (*plot.Plot, error) {
 	}
 	out.Y.Min -= 0.04 * room
 	out.Y.Max += 0.06 * room
-	out.Y.Max += room * 0.09 * float64(entries) // the legend stands above the data, not over it
+	// The legend stands above the data, not over it.
+	_, height := p.size()
+	share := float64((entryHeight*vg.Length(p.legendEntries()) + 4) / (height - around))
+	out.Y.Max += (out.Y.Max - out.Y.Min) * share / (1 - share)
+	if p.rate {
+		out.Y.Min = max(out.Y.Min, -0.02)
+	}
+	return out, nil
+}
+
+// forest draws each series' first mark on a line of its own, its interval along x, and the panel's lines upright.
+func (p panel) forest() (*plot.Plot, error) {
+	out := p.frame(p.y, "")
+	grid := plotter.NewGrid()
+	grid.Horizontal.Width = 0
+	grid.Vertical.Color = gridColor
+	out.Add(grid)
+	var names []string
+	for i, s := range slices.Backward(p.series) { // the first on top
+		y := float64(len(names))
+		names = append(names, shorten(s.name))
+		if len(s.points) == 0 {
+			continue
+		}
+		q := s.points[0]
+		at := plotter.XYs{{X: q.y, Y: y}}
+		bar, err := plotter.NewXErrorBars(struct {
+			plotter.XYs
+			plotter.XErrors
+		}{at, plotter.XErrors{{Low: q.half, High: q.half}}})
+		if err != nil {
+			return nil, fmt.Errorf("plot %q: %w", p.series[i].name, err)
+		}
+		mark, err := plotter.NewScatter(at)
+		if err != nil {
+			return nil, fmt.Errorf("plot %q: %w", p.series[i].name, err)
+		}
+		bar.Color, bar.Width, bar.CapWidth = palette[0], vg.Points(1.2), vg.Points(4)
+		mark.Color, mark.Radius, mark.Shape = palette[0], vg.Points(3), draw.CircleGlyph{}
+		out.Add(bar, mark)
+	}
+	lo, hi := -0.6, float64(len(names))-0.4
+	for _, name := range sortedNames(p.lines) {
+		x := p.lines[name]
+		if err := p.addRule(out, name, plotter.XYs{{X: x, Y: lo}, {X: x, Y: hi}}); err != nil {
+			return nil, err
+		}
+	}
+	out.NominalY(names...)
+	out.Y.Width = vg.Points(0.5)
+	if p.yMin < p.yMax {
+		out.X.Min, out.X.Max = p.yMin, p.yMax
+	}
+	pad := max(0.04*(out.X.Max-out.X.Min), 0.005)
+	out.X.Min, out.X.Max = out.X.Min-pad, out.X.Max+pad
+	out.Y.Min = lo
+	out.Y.Max = hi + (hi-lo)*float64((entryHeight*vg.Length(len(p.lines))+2)/(15*vg.Length(max(3, len(p.series)))))
+	return out, nil
+}
+
+// shorten leaves the ends of a long name, where arms differ.
+func shorten(name string) string {
+	r := []rune(name)
+	if len(r) <= mostNameRunes {
+		return name
+	}
+	half := mostNameRunes/2 - 1
+	return string(r[:half]) + " … " + string(r[len(r)-half:])
+}
+
+// frame is an empty plot in this project's style.
+func (p panel) frame(x, y string) *plot.Plot {
+	out := plot.New()
+	out.BackgroundColor = color.White
+	out.Title.Text, out.X.Label.Text, out.Y.Label.Text = p.title, x, y
+	out.Title.TextStyle.Font.Size = vg.Points(11)
+	out.Title.Padding = vg.Points(6)
+	for _, a := range []*plot.Axis{&out.X, &out.Y} {
+		a.Label.TextStyle.Font.Size = vg.Points(10)
+		a.Tick.Label.Font.Size = vg.Points(9)
+		a.LineStyle.Color, a.Tick.LineStyle.Color = gray, gray
+		a.Padding = vg.Points(2)
+		a.Tick.Marker = plot.TickerFunc(niceTicks)
+	}
 	if p.legend {
 		out.Legend.Top, out.Legend.Left = true, true
 		out.Legend.TextStyle.Font.Size = vg.Points(8.5)
@@ -129,10 +233,7 @@ func (p panel) plot() (*plot.Plot, error) {
 		out.Legend.ThumbnailWidth = vg.Points(22)
 		out.Legend.Padding = vg.Points(1.5)
 	}
-	if p.rate {
-		out.Y.Min = max(out.Y.Min, -0.02)
-	}
-	return out, nil
+	return out
 }
 
 // niceTicks puts about five ticks at multiples of 1, 2 or 5 times a power of ten.
@@ -210,7 +311,11 @@ func (p panel) addLine(out *plot.Plot, name string, y float64) error {
 	if lo > hi {
 		lo, hi = 0, 1
 	}
-	l, err := plotter.NewLine(plotter.XYs{{X: lo, Y: y}, {X: hi, Y: y}})
+	return p.addRule(out, name, plotter.XYs{{X: lo, Y: y}, {X: hi, Y: y}})
+}
+
+func (p panel) addRule(out *plot.Plot, name string, ends plotter.XYs) error {
+	l, err := plotter.NewLine(ends)
 	if err != nil {
 		return err
 	}
@@ -233,7 +338,7 @@ func (p panel) svg() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	c := vgsvg.New(panelWidth, panelHeight)
+	c := vgsvg.New(p.size())
 	pl.Draw(draw.New(c))
 	var out bytes.Buffer
 	if _, err := c.WriteTo(&out); err != nil {
@@ -257,7 +362,12 @@ func (f figure) save(base string, cols int) error {
 		}
 		plots[i/cols] = append(plots[i/cols], p)
 	}
-	w, h := panelWidth*vg.Length(cols), panelHeight*vg.Length(rows)
+	w, h := f.panels[0].size() // the panels of a figure share their scale, or are small
+	for _, p := range f.panels {
+		pw, ph := p.size()
+		w, h = max(w, pw), max(h, ph)
+	}
+	w, h = w*vg.Length(cols), h*vg.Length(rows)
 	drawAll := func(c vg.CanvasSizer) {
 		dc := draw.New(c)
 		dc.SetColor(color.White)
