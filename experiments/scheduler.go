@@ -44,7 +44,8 @@ type SweepUI interface {
 func StudyDir(out string, c Config) string { return filepath.Join(out, c.Study) }
 
 // Sweep runs every trial that is missing, unfinished or failed, and returns how many runs failed. A failed trial
-// does not stop the others; a cancelled context does.
+// does not stop the others; a cancelled context does. A trial that another process is at comes last: it is waited for, and
+// taken over if that process dies, so that sweeps started side by side share the work and all end with the whole of it.
 func Sweep(ctx context.Context, trials []Trial, o SweepOptions) (failed int, err error) {
 	todo, done, failed, err := pendingRuns(trials, o)
 	if err != nil {
@@ -54,39 +55,45 @@ func Sweep(ctx context.Context, trials []Trial, o SweepOptions) (failed int, err
 	defer o.UI.Close()
 	tracking := newTracking()
 	defer tracking.wait()
-	var (
-		mu    sync.Mutex
-		wg    sync.WaitGroup
-		queue = make(chan Trial)
-	)
-	for range max(1, o.Jobs) {
-		wg.Go(func() {
-			for t := range queue {
-				err := runTrial(ctx, t, filepath.Join(StudyDir(o.Out, t.Config), t.Hash), o.Run, o.UI.Trial(t.String()), tracking)
-				state := Done
-				if err != nil {
-					state = Failed
+	var mu sync.Mutex
+	for round := 0; len(todo) > 0 && ctx.Err() == nil; round++ {
+		var elsewhere []Trial
+		var wg sync.WaitGroup
+		queue := make(chan Trial)
+		for range max(1, o.Jobs) {
+			wg.Go(func() {
+				for t := range queue {
+					ui := o.UI.Trial(t.String())
+					err := runTrial(ctx, t, filepath.Join(StudyDir(o.Out, t.Config), t.Hash), o.Run, ui, tracking)
+					if ctx.Err() != nil && err != nil {
+						continue
+					}
+					mu.Lock()
+					switch {
+					case errors.Is(err, ErrLocked):
+						if elsewhere = append(elsewhere, t); round == 0 {
+							ui.Note("another process is at this trial; it comes last")
+						}
+					case err != nil:
+						failed++
+						o.UI.Finished(t.String(), Failed, err)
+					default:
+						o.UI.Finished(t.String(), Done, nil)
+					}
+					mu.Unlock()
 				}
-				if ctx.Err() != nil && err != nil {
-					continue
-				}
-				mu.Lock()
-				if err != nil {
-					failed++
-				}
-				o.UI.Finished(t.String(), state, err)
-				mu.Unlock()
-			}
-		})
-	}
-	for _, t := range todo {
-		select {
-		case queue <- t:
-		case <-ctx.Done():
+			})
 		}
+		for _, t := range todo {
+			select {
+			case queue <- t:
+			case <-ctx.Done():
+			}
+		}
+		close(queue)
+		wg.Wait()
+		todo = elsewhere
 	}
-	close(queue)
-	wg.Wait()
 	return failed, ctx.Err()
 }
 

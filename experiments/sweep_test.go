@@ -8,6 +8,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -162,6 +163,31 @@ func TestSweepRunsOnlyWhatIsMissingOrFailed(t *testing.T) {
 	ran = map[string]int{}
 	if _, err = Sweep(t.Context(), trials, SweepOptions{Out: out, Retry: true, Run: run, UI: &silent{}}); err != nil || len(ran) != 0 {
 		t.Errorf("nothing was left to do, but %d ran (%v)", len(ran), err)
+	}
+}
+
+// A trial that another process is at is not failed: it is waited for, and taken over where that process left it undone.
+func TestSweepWaitsForTrialsAtWorkElsewhere(t *testing.T) {
+	trials, out := trialsOf(t, sweepYAML)[:3], t.TempDir()
+	held, err := OpenRun(filepath.Join(StudyDir(out, trials[0].Config), trials[0].Hash))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	var ran []string
+	run := func(ctx context.Context, tr Trial, dir *RunDir, ui UI) (Result, error) {
+		if ran = append(ran, tr.Hash); len(ran) == 2 {
+			held.Close()
+		}
+		return fakeRun(ctx, tr, dir, ui)
+	}
+	ui := &silent{}
+	failed, err := Sweep(t.Context(), trials, SweepOptions{Out: out, Run: run, UI: ui})
+	if err != nil || failed != 0 || len(ui.finished) != 3 {
+		t.Fatalf("%d failed, %v, %q", failed, err, ui.finished)
+	}
+	if want := []string{trials[1].Hash, trials[2].Hash, trials[0].Hash}; !slices.Equal(ran, want) {
+		t.Errorf("ran %q, want %q", ran, want)
 	}
 }
 

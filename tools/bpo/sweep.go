@@ -64,7 +64,7 @@ runs nothing and shows the state of every trial, wherever it runs.`,
 				failed += n
 			}
 			if failed > 0 {
-				return fmt.Errorf("%d trials failed, or are at work in another process; their manifest.json says which and why, and the same command runs them again", failed)
+				return fmt.Errorf("%d trials failed; their manifest.json says why, and the same command runs them again", failed)
 			}
 			return nil
 		},
