@@ -87,8 +87,8 @@ type LossConfig struct {
 	SoftLabels float64 `mapstructure:"soft_labels" yaml:"soft_labels,omitempty"`
 	// Length is how token log-probs become sequence log-probs: "sum", "mean", or "default" (the loss's own).
 	Length string `mapstructure:"length" yaml:"length"`
-	// Weighting "wpo" weighs each pair by exp(l̄_w + l̄_l), l̄ the policy's per-token means, which takes no gradient: WPO
-	// (arXiv 2406.11827 eq. 2, without its alignment of each token's probability to the entropy of its place).
+	// Weighting "wpo" weighs each pair by w(y_w)·w(y_l), w(y) the geometric mean over tokens of π_θ(y_t) / Σ_v π_θ(v)², which takes
+	// no gradient: WPO with sampled alignment (arXiv 2406.11827 eq. 2).
 	Weighting string `mapstructure:"weighting" yaml:"weighting,omitempty"`
 	// NLL adds so many times the chosen completion's negative log-prob per token (RPO, arXiv 2404.19733 eq. 1).
 	NLL float64 `mapstructure:"nll" yaml:"nll,omitempty"`

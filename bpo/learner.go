@@ -19,9 +19,11 @@ import (
 // [batch] is the rows' share of the step's loss, 0 for padding; extra are the objective's own inputs. A reward model gives
 // rewards [batch, k] in place of logps. It returns the loss of each row [batch] and the rows' metrics, [batch] each.
 type objective struct {
-	Key     string // equal keys are equal functions
-	Metrics []string
-	Fn      func(logps, lens, weight *Node, extra []*Node) (loss *Node, metrics []*Node)
+	Key string // equal keys are equal functions
+	// Agreement: the last of extra is log Σ_v π_θ(v)² of each token [batch, k, completion], 0 where masked, without a gradient.
+	Agreement bool
+	Metrics   []string
+	Fn        func(logps, lens, weight *Node, extra []*Node) (loss *Node, metrics []*Node)
 }
 
 // learner is one trainable weight set with its optimizer's state, in flat float32 vectors that are replaced at every
@@ -215,13 +217,20 @@ func newTrainer(b compute.Backend, c models.Config, like *learner, obj objective
 			p.RNG = in[5]
 		}
 		completionMask, weight := in[3], in[4]
-		read := c.CompletionLogProbs // [batch, k, completion]
-		if c.Reward {
-			read = c.Rewards // [batch, k]
+		var values *Node // [batch, k, completion], rewards [batch, k]
+		extra := in[6:]
+		switch {
+		case c.Reward:
+			values = c.Rewards(p, in[0], in[1], in[2], completionMask)
+		case obj.Agreement:
+			var agreement *Node
+			values, agreement = c.CompletionLikelihoods(p, in[0], in[1], in[2], completionMask)
+			extra = append(slices.Clone(extra), agreement)
+		default:
+			values = c.CompletionLogProbs(p, in[0], in[1], in[2], completionMask)
 		}
-		values := read(p, in[0], in[1], in[2], completionMask)
 		lens := MaxScalar(ReduceSum(ConvertDType(completionMask, dtypes.Float32), -1), 1)
-		loss, metrics := obj.Fn(values, lens, weight, in[6:])
+		loss, metrics := obj.Fn(values, lens, weight, extra)
 		grads := Gradient(ReduceAllSum(Mul(loss, weight)), parts...)
 		sums := models.NodeSet{}
 		var square *Node

@@ -18,13 +18,16 @@ type Logps struct {
 	ChosenLen, RejectedLen *Node // scored tokens, ≥ 1
 	Weight                 *Node // share of the step's loss, 0 for a row of padding; nil: every row is real
 	Beta                   *Node // the proximity coefficient β, of each pair; Apply fills in LossConfig.Beta where it is nil
-	Prob                   *Node // that chosen is the better one, for LossConfig.SoftLabels; nil: it is certain
+	// Σ_t ln Σ_v π_θ(v|x, y_<t)² of both completions, how likely two draws agree at each token; LossConfig.Weighting needs them.
+	ChosenAgreement, RejectedAgreement *Node
+	Prob                               *Node // that chosen is the better one, for LossConfig.SoftLabels; nil: it is certain
 }
 
 // Swapped has chosen and rejected changed about.
 func (l Logps) Swapped() Logps {
 	l.Chosen, l.Rejected, l.RefChosen, l.RefRejected = l.Rejected, l.Chosen, l.RefRejected, l.RefChosen
 	l.ChosenLen, l.RejectedLen = l.RejectedLen, l.ChosenLen
+	l.ChosenAgreement, l.RejectedAgreement = l.RejectedAgreement, l.ChosenAgreement
 	return l
 }
 
@@ -136,7 +139,8 @@ func (c LossConfig) Apply(l Logps) *Node {
 		out = Add(Mul(out, l.Prob), Mul(loss.Fn(pooled.Swapped(), c), OneMinus(l.Prob)))
 	}
 	if c.Weighting == "wpo" {
-		out = Mul(out, StopGradient(Exp(Add(means.Chosen, means.Rejected))))
+		aligned := Add(Div(Sub(l.Chosen, l.ChosenAgreement), l.ChosenLen), Div(Sub(l.Rejected, l.RejectedAgreement), l.RejectedLen))
+		out = Mul(out, StopGradient(Exp(aligned)))
 	}
 	if c.NLL != 0 {
 		out = Sub(out, MulScalar(means.Chosen, c.NLL))

@@ -14,8 +14,9 @@ func preferenceObjective(c LossConfig) objective {
 	key := c
 	key.Beta, key.Schedule = 1, BetaSchedule{} // β is an input: all of a sweep's share one function
 	return objective{
-		Key:     fmt.Sprintf("%+v", key),
-		Metrics: []string{"rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"},
+		Key:       fmt.Sprintf("%+v", key),
+		Agreement: c.Weighting != "",
+		Metrics:   []string{"rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies", "logps/chosen", "logps/rejected"},
 		Fn: func(logps, lens, weight *Node, extra []*Node) (*Node, []*Node) {
 			sums := ReduceSum(logps, -1) // [batch, 2]
 			at := func(x *Node, k int) *Node { return Squeeze(SliceAxis(x, 1, AxisElem(k)), 1) }
@@ -26,6 +27,10 @@ func preferenceObjective(c LossConfig) objective {
 			}
 			if c.SoftLabels > 0 {
 				l.Prob = extra[3]
+			}
+			if c.Weighting != "" {
+				agreement := ReduceSum(extra[len(extra)-1], -1) // [batch, 2]
+				l.ChosenAgreement, l.RejectedAgreement = at(agreement, 0), at(agreement, 1)
 			}
 			chosen := Mul(Sub(l.Chosen, l.RefChosen), l.Beta)
 			rejected := Mul(Sub(l.Rejected, l.RefRejected), l.Beta)

@@ -19,9 +19,26 @@ import (
 // never each other; their positions all start behind the prompt. Every prompt needs at least one token. The result is
 // differentiable with respect to base and adapter nodes.
 func (c *Config) CompletionLogProbs(p Params, prompt, promptMask, completions, completionMask *op.Node) *op.Node {
+	logp, _ := c.completionLogProbs(p, prompt, promptMask, completions, completionMask, false)
+	return logp
+}
+
+// CompletionLikelihoods is CompletionLogProbs and, at the same places, log Σ_v p(v | prompt, earlier tokens)²: how likely two
+// draws from the policy agree. [B, K, R] float32 each, 0 where masked; the second takes no gradient.
+func (c *Config) CompletionLikelihoods(p Params, prompt, promptMask, completions, completionMask *op.Node) (logp, agreement *op.Node) {
+	return c.completionLogProbs(p, prompt, promptMask, completions, completionMask, true)
+}
+
+func (c *Config) completionLogProbs(p Params, prompt, promptMask, completions, completionMask *op.Node, agreements bool) (logp, agreement *op.Node) {
 	hidden := c.completionStates(&p, prompt, promptMask, completions, completionMask)
-	logp := c.tokenLogProbs(&p, hidden, op.Reshape(completions, completions.Shape().Size()))
-	return op.Where(completionMask, op.Reshape(logp, completions.Shape().Dimensions...), op.Scalar(prompt.Graph(), dtypes.Float32, 0))
+	logp, agreement = c.tokenLogProbs(&p, hidden, op.Reshape(completions, completions.Shape().Size()), agreements)
+	masked := func(x *op.Node) *op.Node {
+		if x == nil {
+			return nil
+		}
+		return op.Where(completionMask, op.Reshape(x, completions.Shape().Dimensions...), op.Scalar(prompt.Graph(), dtypes.Float32, 0))
+	}
+	return masked(logp), masked(agreement)
 }
 
 // completionStates are the states that predict the tokens of the completions: [hidden, B·K·R] float32.
@@ -81,12 +98,19 @@ func PrefixPositions(mask *op.Node) (positions, seen *op.Node) {
 
 // tokenLogProbs is log p(target) for hidden [hidden, N] and targets [N] int32: [N] float32. The target's logit is the
 // state times the target's own vocabulary row, so the [vocab, N] logits feed only one reduction and the backward pass
-// scatters nothing into them.
-func (c *Config) tokenLogProbs(p *Params, hidden, targets *op.Node) *op.Node {
+// scatters nothing into them. agreement is log Σ_v p(v)², without a gradient; nil if it is not asked for.
+func (c *Config) tokenLogProbs(p *Params, hidden, targets *op.Node, agreements bool) (logp, agreement *op.Node) {
 	f32 := func(x *op.Node) *op.Node { return op.ConvertDType(x, dtypes.Float32) }
 	logits := c.Logits(p, hidden)                                                // [vocab, N]
 	rows := op.Transpose(op.Gather(c.head(p), op.InsertAxes(targets, -1)), 0, 1) // [hidden, N]
 	highest := op.StopGradient(op.ReduceAndKeep(logits, op.ReduceMax, 0))
 	logSum := op.Add(op.Squeeze(highest, 0), op.Log(op.ReduceSum(op.Exp(op.Sub(logits, highest)), 0)))
-	return op.Sub(softCap(op.ReduceSum(op.Mul(f32(hidden), f32(rows)), 0), c.LogitCap), logSum)
+	logp = op.Sub(softCap(op.ReduceSum(op.Mul(f32(hidden), f32(rows)), 0), c.LogitCap), logSum)
+	if !agreements {
+		return logp, nil
+	}
+	shifted := op.StopGradient(op.Sub(logits, highest))
+	squares := op.Log(op.ReduceSum(op.Exp(op.MulScalar(shifted, 2)), 0))
+	rest := op.StopGradient(op.Sub(logSum, op.Squeeze(highest, 0))) // log Σ_v exp(shifted)
+	return logp, op.Sub(squares, op.MulScalar(rest, 2))
 }

@@ -39,6 +39,7 @@ func (s suite) formula() {
 		pairs[i] = Point{
 			Chosen: at("chosen"), Rejected: at("rejected"), RefChosen: at("ref_chosen"), RefRejected: at("ref_rejected"),
 			ChosenLen: at("chosen_len"), RejectedLen: at("rejected_len"),
+			ChosenAgreement: at("chosen_agreement"), RejectedAgreement: at("rejected_agreement"),
 		}
 	}
 	found := 0

@@ -32,19 +32,21 @@ type Point struct {
 	Config                                   bpo.LossConfig // Name is filled in
 	Chosen, Rejected, RefChosen, RefRejected float64
 	ChosenLen, RejectedLen                   float64
+	ChosenAgreement, RejectedAgreement       float64 // of bpo.Logps, for weighted losses
 	Want                                     float64
 }
 
-const inputs = 6
+const inputs = 8
 
 func (p Point) values() [inputs]float64 {
-	return [inputs]float64{p.Chosen, p.Rejected, p.RefChosen, p.RefRejected, p.ChosenLen, p.RejectedLen}
+	return [inputs]float64{p.Chosen, p.Rejected, p.RefChosen, p.RefRejected, p.ChosenLen, p.RejectedLen, p.ChosenAgreement, p.RejectedAgreement}
 }
 
 func (p Point) swapped() Point {
 	p.Chosen, p.Rejected = p.Rejected, p.Chosen
 	p.RefChosen, p.RefRejected = p.RefRejected, p.RefChosen
 	p.ChosenLen, p.RejectedLen = p.RejectedLen, p.ChosenLen
+	p.ChosenAgreement, p.RejectedAgreement = p.RejectedAgreement, p.ChosenAgreement
 	return p
 }
 
@@ -110,7 +112,7 @@ func (s suite) eval(c bpo.LossConfig, pairs []Point) (losses []float64, grads [4
 	key := fmt.Sprint(c)
 	if s.execs[key] == nil {
 		exec, err := NewExec(s.backend, func(in []*Node) []*Node {
-			l := c.Apply(bpo.Logps{Chosen: in[0], Rejected: in[1], RefChosen: in[2], RefRejected: in[3], ChosenLen: in[4], RejectedLen: in[5]})
+			l := c.Apply(bpo.Logps{Chosen: in[0], Rejected: in[1], RefChosen: in[2], RefRejected: in[3], ChosenLen: in[4], RejectedLen: in[5], ChosenAgreement: in[6], RejectedAgreement: in[7]})
 			if l.Shape().Check(dtypes.Float32, batch) != nil {
 				exceptions.Panicf("the loss is %s, must be (Float32)[%d]", l.Shape(), batch)
 			}

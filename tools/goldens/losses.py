@@ -13,7 +13,7 @@ import random
 import sys
 
 OUT = pathlib.Path(__file__).parents[2] / "bpo/losstest/testdata/formulas.json"
-FIELDS = ["chosen", "rejected", "ref_chosen", "ref_rejected", "chosen_len", "rejected_len"]
+FIELDS = ["chosen", "rejected", "ref_chosen", "ref_rejected", "chosen_len", "rejected_len", "chosen_agreement", "rejected_agreement"]
 
 
 def sigmoid(x):
@@ -31,13 +31,16 @@ def pairs(n=17):  # the batch of losstest
         lens = [rng.randint(1, 30), rng.randint(1, 30)]
         logps = [-k * rng.uniform(0.2, 2) for k in lens]
         rows.append([*logps, *(x + rng.gauss(0, 2) for x in logps), *lens])
+    for row in rows:
+        row += [-k * rng.uniform(0.2, 2) for k in row[4:6]]
     return rows
 
 
 class Pair:
     def __init__(self, row, mean):
-        self.w, self.l, ref_w, ref_l, n, m = row
-        self.mean_w, self.mean_l = self.w / n, self.l / m
+        self.w, self.l, ref_w, ref_l, n, m, agree_w, agree_l = row
+        self.mean_w = self.w / n
+        self.wpo = math.exp((self.w - agree_w) / n + (self.l - agree_l) / m)
         if mean:
             self.w, ref_w, self.l, ref_l = self.w / n, ref_w / n, self.l / m, ref_l / m
         self.ref = ref_w - ref_l
@@ -129,7 +132,7 @@ def losses(case, rows, before):
     now, fixed = [Pair(r, mean) for r in rows], [Pair(r, mean) for r in before]
     out = formula(now, fixed, c)
     if c.get("weighting"):
-        out = [v * math.exp(p.mean_w + p.mean_l) for v, p in zip(out, fixed)]
+        out = [v * p.wpo for v, p in zip(out, fixed)]
     return [v - c.get("nll", 0) * p.mean_w for v, p in zip(out, now)]
 
 
@@ -170,7 +173,7 @@ def differs(a, b):
 
 
 def trl(rows):
-    """TRL's losses, by the lines of DPOTrainer._compute_loss that compute them."""
+    """TRL's losses, by the lines of DPOTrainer._compute_loss and KTOTrainer._compute_loss that compute them."""
     import importlib.util
     import textwrap
     import types
@@ -181,23 +184,26 @@ def trl(rows):
     root = pathlib.Path(importlib.util.find_spec("trl").origin).parent
     source = (root / "trainer/dpo_trainer.py").read_text()
     body = source[source.index("        # Get the log ratios for the chosen and rejected responses"):]
-    body = textwrap.dedent(body[:body.index("            if self.use_weighting:")] + "            loss = per_sequence_loss\n")
+    body = textwrap.dedent(body[:body.index("            loss += per_sequence_loss.mean()")] + "            loss = per_sequence_loss\n")
     code = compile(body, "dpo_trainer.py", "exec")
     names = {"dpo": "sigmoid", "ipo": "ipo", "slic": "hinge", "exo": "exo_pair", "nca": "nca_pair", "robust": "robust", "sppo": "sppo_hard", "aot": "aot",
              "apo_zero": "apo_zero", "apo_down": "apo_down", "discopop": "discopop", "dpo_forward_kl": "sigmoid", "dpo_js": "sigmoid", "dpo_alpha": "sigmoid"}
-    columns = [torch.tensor([r[k] for r in rows], dtype=torch.float64) for k in range(6)]
+    columns = [torch.tensor([r[k] for r in rows], dtype=torch.float64) for k in range(8)]
     width = 32
-    mask = torch.cat([torch.arange(width) < n[:, None] for n in columns[4:]]).double()
+    lens = torch.cat(columns[4:6])[:, None]
+    mask = (torch.arange(width) < lens).double()
+    by_token = lambda k: torch.cat(columns[k:k + 2])[:, None] / lens * mask  # sums spread evenly over their tokens
     worst = {}
     for case in cases():
         name, params = case["name"], {**LOSSES[case["name"]][2], **case.get("params", {})}
-        if name not in names or any(k in case for k in ("length", "weighting", "nll")) or name == "dpo" and "label_smoothing" in case:
+        if name not in names or any(k in case for k in ("length", "nll")) or name == "dpo" and "label_smoothing" in case:
             continue  # TRL's sigmoid has lost its label smoothing
         kind = {"dpo_forward_kl": "forward_kl", "dpo_js": "js_divergence", "dpo_alpha": "alpha_divergence"}.get(name, "reverse_kl")
         trainer = types.SimpleNamespace(
             f_divergence_type=kind, f_alpha_divergence_coef=params.get("alpha", 1), beta=case["beta"], loss_types=[names[name]], loss_weights=[1.0],
-            label_smoothing=params.get("epsilon", case.get("label_smoothing", 0)), args=types.SimpleNamespace(discopop_tau=params.get("tau")))
+            label_smoothing=params.get("epsilon", case.get("label_smoothing", 0)), use_weighting="weighting" in case, args=types.SimpleNamespace(discopop_tau=params.get("tau")))
         space = dict(self=trainer, torch=torch, F=F, math=math, device="cpu", completion_mask=mask, shift_completion_mask=mask,
+                     per_token_logps=by_token(0), outputs=types.SimpleNamespace(log_sum_sq_probs=by_token(6)), seq_len=width,
                      **dict(zip(("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps"), columns)))
         if name == "dpo_alpha":  # which knows no double
             space.update({k: v.float() for k, v in space.items() if k.endswith("_logps")})
@@ -206,7 +212,25 @@ def trl(rows):
         if name == "aot":  # theirs are in the order of the quantiles
             theirs, ours = sorted(theirs), sorted(ours)
         gap = max(abs(a - b) / max(1, abs(a)) for a, b in zip(theirs, ours))
+        if "weighting" in case:
+            name, names["dpo, wpo"] = "dpo, wpo", "sigmoid"
         worst[name] = max(worst.get(name, 0), gap)
+    source = (root / "trainer/kto_trainer.py").read_text()
+    body = source[source.index("        if self.calculate_KL:\n            kl = (KL_logps"):]
+    code = compile(textwrap.dedent(body[:body.index("        losses = torch.cat(")]), "kto_trainer.py", "exec")
+    for case in cases():  # the trainer of unpaired texts, twice: the other texts of the pairs are those that estimate the KL
+        if case["name"] != "kto":
+            continue
+        halves = []
+        for k, out in ((1, "chosen_losses"), (0, "rejected_losses")):
+            trainer = types.SimpleNamespace(calculate_KL=True, loss_type="kto", beta=case["beta"], accelerator=types.SimpleNamespace(gather_for_metrics=lambda x: x))
+            space = dict(self=trainer, torch=torch, F=F, KL_logps=columns[k], ref_KL_logps=columns[k + 2],
+                         **dict(zip(("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps"), columns)))
+            exec(code, space)
+            halves.append(space[out])
+        names["kto"] = "kto"
+        gap = max(abs(a - b) for a, b in zip(((halves[0] + halves[1]) / 2).tolist(), losses(case, rows, rows)))
+        worst["kto"] = max(worst.get("kto", 0), gap)
     for case in cases():  # what TRL has in trainers of its own
         if case["name"] not in ("simpo", "orpo") and not (case["name"] == "dpo" and "label_smoothing" in case):
             continue
