@@ -30,6 +30,8 @@ type state struct {
 	Learners         int     `json:"learners"`
 	Loss             string  `json:"loss"`
 	Beta             float64 `json:"beta,omitempty"` // of an adaptive schedule
+	// Unlogged are the metrics of step Step where the run stopped before it had evaluated the policy, or told them.
+	Unlogged Metrics `json:"unlogged,omitempty"`
 }
 
 const (
@@ -104,9 +106,10 @@ func readSet(path string) (models.Weights, map[string]string, error) {
 }
 
 // save writes a checkpoint into a temporary directory and renames it into place: a kill leaves the old one or the new.
-func (r *run) save(learners []*learner, behavior versioned, ref *reference, step, phase int) error {
+// unlogged are the step's metrics if they are still to be told.
+func (r *run) save(learners []*learner, behavior versioned, ref *reference, step, phase int, unlogged Metrics) error {
 	root := filepath.Join(r.setup.Dir, checkpointsDir)
-	final := filepath.Join(root, fmt.Sprintf("step-%06d", step))
+	final := filepath.Join(root, checkpointName(step))
 	tmp := final + ".tmp"
 	if err := errors.Join(os.RemoveAll(tmp), os.MkdirAll(tmp, 0o777)); err != nil {
 		return fmt.Errorf("checkpoint: %w", err)
@@ -129,28 +132,54 @@ func (r *run) save(learners []*learner, behavior versioned, ref *reference, step
 				return err
 			}
 		}
-		text, err := json.MarshalIndent(state{
+		return writeState(tmp, state{
 			Step: step, Phase: phase, BehaviorVersion: behavior.version, ReferenceVersion: ref.version,
-			Learners: len(learners), Loss: r.cfg.Loss.String(), Beta: r.beta,
-		}, "", "  ")
-		if err != nil {
-			return err
-		}
-		return atomicfile.WriteBytes(filepath.Join(tmp, stateFile), append(text, '\n'))
+			Learners: len(learners), Loss: r.cfg.Loss.String(), Beta: r.beta, Unlogged: unlogged,
+		})
 	}
 	if err := write(); err != nil {
 		return errors.Join(fmt.Errorf("checkpoint %s: %w", final, err), os.RemoveAll(tmp))
 	}
-	atomicfile.SyncDir(tmp)
-	if err := errors.Join(os.RemoveAll(final), os.Rename(tmp, final)); err != nil {
+	if err := atomicfile.ReplaceDir(tmp, final); err != nil {
 		return fmt.Errorf("checkpoint %s: %w", final, err)
 	}
-	atomicfile.SyncDir(root)
 	steps, err := checkpoints(r.setup.Dir)
 	for _, old := range steps[:max(0, len(steps)-keepCheckpoints)] {
 		err = errors.Join(err, os.RemoveAll(filepath.Join(root, old)))
 	}
 	return err
+}
+
+func checkpointName(step int) string { return fmt.Sprintf("step-%06d", step) }
+
+func writeState(dir string, st state) error {
+	text, err := json.MarshalIndent(st, "", "  ")
+	if err != nil {
+		return err
+	}
+	return atomicfile.WriteBytes(filepath.Join(dir, stateFile), append(text, '\n'))
+}
+
+func readState(dir string) (st state, err error) {
+	text, err := os.ReadFile(filepath.Join(dir, stateFile))
+	if err != nil {
+		return st, fmt.Errorf("checkpoint: %w", err)
+	}
+	if err := json.Unmarshal(text, &st); err != nil {
+		return st, fmt.Errorf("checkpoint %s: %w", filepath.Join(dir, stateFile), err)
+	}
+	return st, nil
+}
+
+// logged notes in the checkpoint of a step that its metrics are told.
+func (r *run) logged(step int) error {
+	dir := filepath.Join(r.setup.Dir, checkpointsDir, checkpointName(step))
+	st, err := readState(dir)
+	if err != nil {
+		return err
+	}
+	st.Unlogged = nil
+	return writeState(dir, st)
 }
 
 // load restores the newest checkpoint, if there is one.
@@ -160,12 +189,8 @@ func (r *run) load(learners []*learner, behavior *versioned, ref *reference) (st
 		return st, false, err
 	}
 	dir := filepath.Join(r.setup.Dir, checkpointsDir, steps[len(steps)-1])
-	text, err := os.ReadFile(filepath.Join(dir, stateFile))
-	if err != nil {
-		return st, false, fmt.Errorf("checkpoint: %w", err)
-	}
-	if err := json.Unmarshal(text, &st); err != nil {
-		return st, false, fmt.Errorf("checkpoint %s: %w", filepath.Join(dir, stateFile), err)
+	if st, err = readState(dir); err != nil {
+		return st, false, err
 	}
 	if st.Learners != len(learners) || st.Loss != r.cfg.Loss.String() {
 		return st, false, fmt.Errorf("checkpoint %s is of another run: %d learners with %s, want %d with %s", dir, st.Learners, st.Loss, len(learners), r.cfg.Loss)
@@ -229,7 +254,8 @@ func (l *learner) restore(p models.Policy, path string) error {
 
 // checkpoints lists the complete checkpoints of a run, oldest first.
 func checkpoints(dir string) ([]string, error) {
-	entries, err := os.ReadDir(filepath.Join(dir, checkpointsDir))
+	root := filepath.Join(dir, checkpointsDir)
+	entries, err := os.ReadDir(root)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -238,11 +264,18 @@ func checkpoints(dir string) ([]string, error) {
 	}
 	var steps []string
 	for _, e := range entries {
-		number, ok := strings.CutPrefix(e.Name(), "step-")
-		if _, err := strconv.Atoi(number); ok && err == nil {
-			steps = append(steps, e.Name())
+		name := strings.TrimSuffix(e.Name(), ".old")
+		number, ok := strings.CutPrefix(name, "step-")
+		if _, err := strconv.Atoi(number); !ok || err != nil {
+			continue
 		}
+		if name != e.Name() {
+			if err := atomicfile.RecoverDir(filepath.Join(root, name)); err != nil {
+				return nil, fmt.Errorf("checkpoints: %w", err)
+			}
+		}
+		steps = append(steps, name)
 	}
 	slices.Sort(steps)
-	return steps, nil
+	return slices.Compact(steps), nil
 }

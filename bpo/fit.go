@@ -30,7 +30,7 @@ type Fit struct {
 	Mesh          models.Mesh
 	Seed          uint64
 	End           int32 // as Setup.End, for SFT
-	// Dir holds a checkpoint while the training goes on, and one found there is continued. "" = none.
+	// Dir holds a checkpoint while the training goes on and until RemoveCheckpoint, and one found there is continued. "" = none.
 	Dir string
 	// SaveEvery is the time that a kill can cost at most; 0 = five minutes.
 	SaveEvery time.Duration
@@ -117,11 +117,21 @@ func (f *Fit) run(ctx context.Context, what string, obj objective, rows []exampl
 			f.Progress(what, step+1, f.Config.Steps)
 		}
 	}
-	p, err := l.policy(f.Backend, what)
-	if err == nil && f.Dir != "" {
-		err = os.RemoveAll(f.checkpoint())
+	if first < f.Config.Steps { // writing what it gave may be long, too
+		if err := f.save(l, f.Config.Steps); err != nil {
+			return f.Start, fmt.Errorf("%s: checkpoint: %w", what, err)
+		}
 	}
-	return p, err
+	return l.policy(f.Backend, what)
+}
+
+// RemoveCheckpoint removes what a training kept in its Dir, once what it gave is written.
+func (f *Fit) RemoveCheckpoint() error {
+	if f.Dir == "" {
+		return nil
+	}
+	dir := f.checkpoint()
+	return errors.Join(atomicfile.RecoverDir(dir), os.RemoveAll(dir), os.RemoveAll(dir+".tmp"))
 }
 
 // groupByLength sorts every 16 batches of an epoch's order by length, and puts the batches of like lengths in a random
@@ -172,8 +182,7 @@ func (f *Fit) save(l *learner, step int) error {
 	if err != nil {
 		return errors.Join(err, os.RemoveAll(tmp))
 	}
-	atomicfile.SyncDir(tmp)
-	return errors.Join(os.RemoveAll(dir), os.Rename(tmp, dir))
+	return atomicfile.ReplaceDir(tmp, dir)
 }
 
 // load restores the learner from the checkpoint, if there is one, and gives its step.
@@ -182,6 +191,9 @@ func (f *Fit) load(l *learner) (step int, err error) {
 		return 0, nil
 	}
 	dir := f.checkpoint()
+	if err := atomicfile.RecoverDir(dir); err != nil {
+		return 0, err
+	}
 	text, err := os.ReadFile(filepath.Join(dir, stateFile))
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil

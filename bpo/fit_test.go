@@ -88,8 +88,11 @@ func TestRewardModelsLearn(t *testing.T) {
 		if right < 36 {
 			t.Errorf("%s: %d of 40 held-out pairs", name, right)
 		}
-		if _, err := os.Stat(f.checkpoint()); err == nil {
-			t.Errorf("%s: the checkpoint of a finished training stays", name)
+		if err := f.RemoveCheckpoint(); err != nil {
+			t.Error(err)
+		}
+		if left, err := os.ReadDir(f.Dir); err != nil || len(left) > 0 {
+			t.Errorf("%s: a finished training leaves %v, %v", name, left, err)
 		}
 	}
 }
@@ -147,6 +150,13 @@ func TestFitResumes(t *testing.T) {
 		}
 		if again.Hash() != whole.Hash() {
 			t.Errorf("%s: the continued training ends elsewhere", name)
+		}
+		steps = 0
+		if again, err = TrainReward(context.Background(), f, RewardLoss{}, pairs); err != nil || steps != 0 || again.Hash() != whole.Hash() {
+			t.Errorf("%s: what was not written yet took %d steps, %v", name, steps, err)
+		}
+		if err := f.RemoveCheckpoint(); err != nil {
+			t.Error(err)
 		}
 
 		// Cancelled, it keeps what it has; a broken checkpoint is refused by name.

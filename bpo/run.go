@@ -46,7 +46,7 @@ type Setup struct {
 	Evaluate func(ctx context.Context, step int, p models.Policy) (Metrics, error)
 	// Log takes each step's metrics, steps counted from 1 (0 is the evaluation before training).
 	Log func(step int, m Metrics) error
-	// Resumed is called before the first step of a run that goes on after a checkpoint of that step.
+	// Resumed is called before a run goes on from a checkpoint; Log takes the metrics of the steps after this one.
 	Resumed func(step int) error
 	// Progress reports what is being done ("sample", "train", …) at a step of T.
 	Progress func(what string, step, of int)
@@ -155,7 +155,11 @@ func Train(ctx context.Context, s Setup) (models.Policy, error) {
 		return none, err
 	}
 	if resumed && s.Resumed != nil {
-		if err := s.Resumed(st.Step); err != nil {
+		told := st.Step
+		if st.Unlogged != nil {
+			told--
+		}
+		if err := s.Resumed(told); err != nil {
 			return none, err
 		}
 	}
@@ -217,12 +221,64 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 			return none, err
 		}
 	}
+	saved := -1 // step of the newest checkpoint
+	if resumed {
+		saved = st.Step
+	}
+	save := func(step int, unlogged Metrics) error {
+		err := r.save(learners, behavior, ref, step, st.Phase, unlogged)
+		if err == nil {
+			saved = step
+		}
+		return err
+	}
+	// stopped keeps what a run that goes no further has done.
+	stopped := func(err error, step int, unlogged Metrics) error {
+		if err != nil && step > saved {
+			err = errors.Join(err, save(step, unlogged))
+		}
+		return err
+	}
+	// finish evaluates the policy after a step, where that is due, and tells the step's metrics. The last one's policy is the run's.
+	finish := func(done int, m Metrics) (policy models.Policy, err error) {
+		last := done == cfg.Steps
+		if !last && (s.EvalEvery == 0 || done%s.EvalEvery != 0) {
+			return none, stopped(r.log(done, m), done, m)
+		}
+		if policy, err = merged(s.Backend, cfg.Merge, "policy", learners); err != nil {
+			return none, err
+		}
+		if last && s.Evaluate != nil && saved < done { // the longest evaluation, with all the training behind it
+			if err := save(done, m); err != nil {
+				return none, err
+			}
+		}
+		if err := r.evaluate(ctx, done, policy, maps.Clone(m)); err != nil {
+			return none, stopped(err, done, m)
+		}
+		if !last {
+			release(policy, r.start...)
+			return none, nil
+		}
+		if err := SavePolicy(filepath.Join(s.Dir, PolicyFile), policy); err != nil {
+			return policy, err
+		}
+		if saved < done {
+			return policy, save(done, nil)
+		}
+		return policy, r.logged(done)
+	}
+	if st.Unlogged != nil {
+		if policy, err := finish(st.Step, st.Unlogged); err != nil || st.Step == cfg.Steps {
+			return policy, err
+		}
+		if err := r.logged(st.Step); err != nil {
+			return none, err
+		}
+	}
 	for step := st.Step; step < cfg.Steps; step++ {
 		if err := ctx.Err(); err != nil {
-			if step > st.Step { // told to stop, so nothing need be lost
-				err = errors.Join(err, r.save(learners, behavior, ref, step, st.Phase))
-			}
-			return none, err
+			return none, stopped(err, step, nil) // told to stop, so nothing need be lost
 		}
 		phase := step / k
 		if phase != st.Phase { // refresh: π_β ← Merge(θ_1..θ_n)
@@ -235,7 +291,7 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 				behavior.version++
 				release(old, append(r.start, ref.policy)...)
 			}
-			if err := r.save(learners, behavior, ref, step, phase); err != nil {
+			if err := save(step, nil); err != nil {
 				return none, err
 			}
 			collected = false
@@ -268,12 +324,15 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 		}
 		m := Metrics{}
 		if err := r.reference(ctx, batch, behavior, ref, m); err != nil {
-			return none, err
+			return none, stopped(err, step, nil)
 		}
-		if err := r.step(learners, batch, step, m); err != nil {
+		if moved, err := r.step(learners, batch, step, m); err != nil {
 			var bad *nonFinite
-			if errors.As(err, &bad) { // the learners are as before this step: keep them
-				err = errors.Join(fmt.Errorf("step %d: %w; stopped with a checkpoint of step %d", step+1, err, step), r.save(learners, behavior, ref, step, phase))
+			if errors.As(err, &bad) {
+				if !moved { // the learners are as before this step: keep them
+					err = stopped(err, step, nil)
+				}
+				err = fmt.Errorf("step %d: %w; stopped with a checkpoint of step %d", step+1, err, max(saved, 0)) // without one it begins anew
 			}
 			return none, err
 		}
@@ -289,23 +348,11 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 				return none, err
 			}
 		}
-		if done := step + 1; done == cfg.Steps || (s.EvalEvery > 0 && done%s.EvalEvery == 0) {
-			policy, err := merged(s.Backend, cfg.Merge, "policy", learners)
-			if err == nil {
-				err = r.evaluate(ctx, done, policy, m)
-			}
-			if err == nil && done == cfg.Steps {
-				err = errors.Join(SavePolicy(filepath.Join(s.Dir, PolicyFile), policy), r.save(learners, behavior, ref, done, phase))
-			}
-			if done == cfg.Steps || err != nil {
-				return policy, err
-			}
-			release(policy, r.start...)
-		} else if err := r.log(done, m); err != nil {
-			return none, err
+		if policy, err := finish(step+1, m); err != nil || step+1 == cfg.Steps {
+			return policy, err
 		}
 		if cfg.CheckpointEvery > 0 && (step+1)%cfg.CheckpointEvery == 0 {
-			if err := r.save(learners, behavior, ref, step+1, phase); err != nil {
+			if err := save(step+1, nil); err != nil {
 				return none, err
 			}
 		}
@@ -334,7 +381,8 @@ func (r *run) reference(ctx context.Context, batch []*data.Preference, behavior 
 }
 
 // step trains every learner on the batch; metrics are means over learners. An empty batch (all pairs dropped) is skipped.
-func (r *run) step(learners []*learner, batch []*data.Preference, step int, m Metrics) error {
+// After an error moved says whether a learner has taken the step already.
+func (r *run) step(learners []*learner, batch []*data.Preference, step int, m Metrics) (moved bool, err error) {
 	start := time.Now()
 	rows := make([]example, len(batch))
 	beta := r.cfg.Loss.Schedule.at(r.beta, step, r.cfg.Steps)
@@ -347,7 +395,7 @@ func (r *run) step(learners []*learner, batch []*data.Preference, step int, m Me
 		}
 		if t := r.cfg.Loss.SoftLabels; t > 0 {
 			if p.ChosenScore == nil || p.RejectedScore == nil {
-				return fmt.Errorf("loss.soft_labels: pair %s has no scores; %s only compares", p.ID, p.Annotator)
+				return false, fmt.Errorf("loss.soft_labels: pair %s has no scores; %s only compares", p.ID, p.Annotator)
 			}
 			prob := 1 / (1 + math.Exp((*p.RejectedScore-*p.ChosenScore)/t))
 			rows[i].extra = append(rows[i].extra, float32(prob))
@@ -360,7 +408,7 @@ func (r *run) step(learners []*learner, batch []*data.Preference, step int, m Me
 		for i, l := range learners {
 			res, err := r.trainer.step(l, rows, step, mix(r.cfg.Seed^mix(uint64(step)))+uint64(i))
 			if err != nil {
-				return err
+				return i > 0, err
 			}
 			for name, v := range res.metrics {
 				m[name] += v / n
@@ -380,7 +428,7 @@ func (r *run) step(learners []*learner, batch []*data.Preference, step int, m Me
 	}
 	m.speed(time.Since(start).Seconds(), tokens, padded)
 	m["num_pairs"] = float64(len(batch))
-	return nil
+	return true, nil
 }
 
 // speed adds the time that a step's gradients took, and the token positions in it, real and computed.

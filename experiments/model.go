@@ -156,25 +156,29 @@ func scratch(ctx context.Context, c *Config, b compute.Backend, study string, s 
 			return err
 		}
 		trained := models.Policy{Name: "scratch", Base: m.Base}
+		fit := bpo.Fit{}
 		if c.Pretrain.Steps > 0 {
 			log, err := OpenMetrics(filepath.Join(dir, "metrics.jsonl"))
 			if err != nil {
 				return err
 			}
 			defer log.Close()
-			trained, err = bpo.SFT(ctx, bpo.Fit{
+			fit = bpo.Fit{
 				Config: c.Pretrain.SFTConfig, Backend: b, Model: m, Start: trained, Full: true, Dir: dir,
 				Seed: c.Pretrain.Seed, Checkpointing: c.GradientCheckpointing, Mesh: c.Mesh,
 				Begin:    log.Rewind,
 				Log:      func(step int, v bpo.Metrics) error { return log.Append(step, v) },
 				Progress: func(_ string, step, of int) { ui.Doing("pretrain", step, of) },
-			}, prompts, c.MaxCompletionTokens)
-			if err != nil {
+			}
+			if trained, err = bpo.SFT(ctx, fit, prompts, c.MaxCompletionTokens); err != nil {
 				return fmt.Errorf("pretrain: %w", err)
 			}
 		}
 		m.Base, _ = trained.Sets()
-		return m.Save(dir)
+		if err := m.Save(dir); err != nil {
+			return err
+		}
+		return fit.RemoveCheckpoint()
 	})
 }
 
@@ -212,11 +216,12 @@ func startPolicies(ctx context.Context, c *Config, b compute.Backend, m *base, s
 					return err
 				}
 			}
-			policy, err := bpo.SFT(ctx, bpo.Fit{
+			fit := bpo.Fit{
 				Config: c.SFT, Backend: b, Model: m.model, Start: fresh, Full: c.Train == "full", Dir: dir,
 				Seed: seed, End: turnEnd(m.model, c.Model.Chat), Checkpointing: c.GradientCheckpointing, Mesh: c.Mesh,
 				Progress: func(_ string, step, of int) { ui.Doing("sft", step, of) },
-			}, prompts, c.MaxCompletionTokens)
+			}
+			policy, err := bpo.SFT(ctx, fit, prompts, c.MaxCompletionTokens)
 			if err != nil {
 				return err
 			}
@@ -224,7 +229,10 @@ func startPolicies(ctx context.Context, c *Config, b compute.Backend, m *base, s
 			if policy.Adapter != nil {
 				defer policy.Adapter.Weights.Finalize()
 			}
-			return bpo.SavePolicy(filepath.Join(dir, bpo.PolicyFile), policy)
+			if err := bpo.SavePolicy(filepath.Join(dir, bpo.PolicyFile), policy); err != nil {
+				return err
+			}
+			return fit.RemoveCheckpoint()
 		})
 		if err != nil {
 			return nil, fmt.Errorf("sft of learner %d: %w", i, err)

@@ -304,8 +304,9 @@ func (c *RewardConfig) checkInputs(dir string, train, eval []data.Preference, ba
 
 // member trains one model into dir, unless it is there.
 func (c *RewardConfig) member(ctx context.Context, b compute.Backend, m *models.Model, pairs []bpo.RewardPair, i int, dir string, ui UI) (err error) {
+	fit := bpo.Fit{Dir: dir}
 	if _, err := models.ReadConfig(dir); err == nil || models.IsAdapter(dir) {
-		return nil
+		return fit.RemoveCheckpoint()
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
@@ -327,7 +328,7 @@ func (c *RewardConfig) member(ctx context.Context, b compute.Backend, m *models.
 	if c.Members > 1 {
 		what = fmt.Sprintf("reward, member %d of %d", i+1, c.Members)
 	}
-	p, err := bpo.TrainReward(ctx, bpo.Fit{
+	fit = bpo.Fit{
 		Config: c.SFTConfig, Backend: b, Model: m, Start: start, Full: c.Train == "full", Checkpointing: c.GradientCheckpointing, Mesh: c.Mesh,
 		Seed: seed, Dir: dir, Begin: log.Rewind,
 		Log: func(step int, v bpo.Metrics) error {
@@ -335,7 +336,8 @@ func (c *RewardConfig) member(ctx context.Context, b compute.Backend, m *models.
 			return log.Append(step, v)
 		},
 		Progress: func(_ string, step, of int) { ui.Doing(what, step, of) },
-	}, c.Loss, pairs)
+	}
+	p, err := bpo.TrainReward(ctx, fit, c.Loss, pairs)
 	if err != nil {
 		return err
 	}
@@ -346,11 +348,16 @@ func (c *RewardConfig) member(ctx context.Context, b compute.Backend, m *models.
 				return err
 			}
 		}
-		return p.Adapter.Save(dir, source)
+		err = p.Adapter.Save(dir, source)
+	} else {
+		whole := *m
+		whole.Base, _ = p.Sets()
+		err = whole.Save(dir)
 	}
-	whole := *m
-	whole.Base, _ = p.Sets()
-	return whole.Save(dir)
+	if err != nil {
+		return err
+	}
+	return fit.RemoveCheckpoint()
 }
 
 // Measure judges pairs whose chosen text is known to be preferred, and tells how far it is.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 )
@@ -86,6 +87,42 @@ func WriteBytes(path string, content []byte) error {
 		_, err := w.Write(content)
 		return err
 	})
+}
+
+// old is what a directory that is being replaced is called meanwhile.
+const old = ".old"
+
+// ReplaceDir puts the directory tmp, which is complete, in place of dir. A kill leaves the new one, or the old one, for which
+// RecoverDir looks.
+func ReplaceDir(tmp, dir string) error {
+	SyncDir(tmp)
+	if err := RecoverDir(dir); err != nil {
+		return err
+	}
+	if err := os.Rename(dir, dir+old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Rename(tmp, dir); err != nil {
+		return err
+	}
+	SyncDir(filepath.Dir(dir))
+	return os.RemoveAll(dir + old)
+}
+
+// RecoverDir ends what a killed ReplaceDir began: the old directory gets its name back if there is no new one, and goes
+// otherwise.
+func RecoverDir(dir string) error {
+	_, err := os.Stat(dir)
+	switch {
+	case err == nil:
+		return os.RemoveAll(dir + old)
+	case !errors.Is(err, fs.ErrNotExist):
+		return err
+	}
+	if err := os.Rename(dir+old, dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // SyncDir makes the renames in a directory durable. Some file systems cannot; the files themselves are synced, so that

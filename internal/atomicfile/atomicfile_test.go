@@ -124,3 +124,49 @@ func TestConcurrentWriters(t *testing.T) {
 	wg.Wait()
 	wantOnly(t, dir, "x", "whole")
 }
+
+// Wherever a kill stops the replacing of a directory, a complete one is found.
+func TestReplaceDir(t *testing.T) {
+	root := t.TempDir()
+	dir := filepath.Join(root, "checkpoint")
+	fill := func(path, content string) {
+		t.Helper()
+		if err := errors.Join(os.MkdirAll(path, 0o777), os.WriteFile(filepath.Join(path, "x"), []byte(content), 0o666)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := func(content string) {
+		t.Helper()
+		if err := RecoverDir(dir); err != nil {
+			t.Fatal(err)
+		}
+		wantOnly(t, dir, "x", content)
+		if _, err := os.Stat(dir + old); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("the old one is left: %v", err)
+		}
+	}
+	if err := RecoverDir(dir); err != nil {
+		t.Fatalf("nothing there: %v", err)
+	}
+	for _, content := range []string{"one", "two"} {
+		fill(dir+".tmp", content)
+		if err := ReplaceDir(dir+".tmp", dir); err != nil {
+			t.Fatal(err)
+		}
+		want(content)
+	}
+	if err := os.Rename(dir, dir+old); err != nil { // killed between the renames
+		t.Fatal(err)
+	}
+	want("two")
+	fill(dir+old, "half of it") // killed while the old one was removed
+	want("two")
+	if err := os.Rename(dir, dir+old); err != nil { // and the next replacing comes before anybody has looked
+		t.Fatal(err)
+	}
+	fill(dir+".tmp", "three")
+	if err := ReplaceDir(dir+".tmp", dir); err != nil {
+		t.Fatal(err)
+	}
+	want("three")
+}
