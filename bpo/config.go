@@ -262,6 +262,12 @@ func (c *Config) Validate() error {
 		if err == nil && c.Loss.Schedule.Name == "adaptive" && (c.OfflinePath() != "" || c.Mix.Pairs != "" || c.selfPlay()) {
 			err = fmt.Errorf("loss.schedule.name: adaptive follows the KL to the behavior, which pairs that are given, or made by self-play, do not tell")
 		}
+		if err == nil && c.Loss.Schedule.Name == "adaptive" && c.K() == 1 && c.Behavior == "learner" && c.Learners == 1 && c.Replay <= 1 {
+			err = fmt.Errorf("loss.schedule.name: adaptive follows the KL to the behavior, which is 0 where it is the learner of every step (F = T)")
+		}
+		if err == nil && c.Loss.SoftLabels > 0 && c.selfPlay() {
+			err = fmt.Errorf("loss.soft_labels: self_play compares, and has no scores")
+		}
 		if err == nil && loss.Coupled && c.Micro() < c.BatchSize {
 			err = fmt.Errorf("micro_batch: the loss %s compares the pairs of a step with each other and needs them in one call; set 0 instead of %d", loss.Name, c.MicroBatch)
 		}
@@ -279,6 +285,7 @@ func (c *Config) Validate() error {
 		check(c.Start == "" || c.StartPath() != "" && c.StartPath() != c.Start, "start", "%q is not checkpoint:<path>, or empty", c.Start),
 		check(c.Start == "" || c.Learners == 1, "start", "%d learners that start at one checkpoint and see the same pairs stay equal", c.Learners),
 		check(c.selfPlay() == (c.SelfPlay.Segment > 0), "self_play.segment", "%d tokens; must be positive with data: self_play, and absent otherwise", c.SelfPlay.Segment),
+		check(c.SelfPlay.Segment <= max(c.MaxCompletionTokens, 0), "self_play.segment", "%d tokens are more than max_completion_tokens %d", c.SelfPlay.Segment, c.MaxCompletionTokens),
 		check(c.Mix.Pairs == "" && c.Mix.Share == 0 || c.Mix.Pairs != "" && c.given() > 0 && c.Fresh() > 0, "mix.share", "%g of %d pairs a step from mix.pairs; both kinds must be there", c.Mix.Share, c.BatchSize),
 		check(c.Mix.Pairs == "" || c.OfflinePath() == "", "mix.pairs", "all pairs are given ones with data: %s", c.Data),
 		check(c.Replay >= 0 && (c.Replay == 0 || c.OfflinePath() == ""), "replay", "%d steps; must not be negative, nor with given pairs", c.Replay),
@@ -287,6 +294,8 @@ func (c *Config) Validate() error {
 		check(c.Select.By == "" || c.OfflinePath() != "" || c.Mix.Pairs != "", "select.by", "there are no given pairs to select from (data: offline:<parquet>, or mix.pairs)"),
 		check(!c.Select.Low || c.Select.By == "reward_gap" || c.Select.By == "embedding_distance", "select.low", "goes with select.by: reward_gap or embedding_distance"),
 		oneOf("sample.pick", c.Sample.Pick, "", "random", "embedding_distance"),
+		check(c.Sample.Pick == "" || c.Sample.N > 2, "sample.pick", "there is nothing to pick two of; sample.n is %d", c.Sample.N),
+		check(c.Sample.Pick == "" || c.Data == "behavior", "sample.pick", "goes with data: behavior, nothing is picked from %s", c.Data),
 		reference, dataErr,
 		oneOf("train", c.Train, "lora", "full"),
 		oneOf("merge", c.Merge, "mean_delta", "peft_linear"),
@@ -304,6 +313,7 @@ func (c *Config) Validate() error {
 		check(c.RefreshEvery >= 0 && c.RefreshEvery <= c.Steps, "refresh_every", "K must be in 1..T=%d, got %d", c.Steps, c.RefreshEvery),
 		check(c.EMAAlpha > 0 && c.EMAAlpha <= 1, "ema_alpha", "must be in (0, 1], got %g", c.EMAAlpha),
 		check(c.EMAEvery >= 1, "ema_every", "must be at least 1, got %d", c.EMAEvery),
+		check(c.Reference != "ema" || c.EMAEvery < max(c.Steps, 2), "ema_every", "%d: the reference would not move within T=%d steps", c.EMAEvery, c.Steps),
 		check(c.Learners >= 1, "learners", "must be at least 1, got %d", c.Learners),
 		loraErr(),
 		lossErr(),

@@ -1,6 +1,7 @@
 package bpo
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"math"
@@ -64,6 +65,8 @@ type Loss struct {
 	Params []Param
 	// ReferenceFree losses ignore RefChosen and RefRejected; no reference log-probs are computed for them.
 	ReferenceFree bool
+	// Smooths says that the loss has a meaning for LossConfig.LabelSmoothing; others refuse it.
+	Smooths bool
 	// Coupled losses of a pair depend on the step's other pairs, so that a step is one gradient call.
 	Coupled bool
 	// Fn maps log-probs, already pooled, to per-pair losses [batch].
@@ -79,6 +82,16 @@ type Param struct {
 	Name    string
 	Default float64
 	Doc     string
+	// Between are its bounds, themselves excluded; of a loss's. Equal ones bound nothing.
+	Between [2]float64
+}
+
+// Range is "in (0, 1)", or "" where nothing bounds the parameter.
+func (p Param) Range() string {
+	if p.Between[0] == p.Between[1] {
+		return ""
+	}
+	return fmt.Sprintf("in (%g, %g)", p.Between[0], p.Between[1])
 }
 
 var losses = map[string]Loss{}
@@ -195,6 +208,9 @@ func (c LossConfig) resolve() (Loss, error) {
 	if c.LabelSmoothing < 0 || c.LabelSmoothing >= 0.5 {
 		return loss, fmt.Errorf("loss.label_smoothing: must be in [0, 0.5), got %g", c.LabelSmoothing)
 	}
+	if c.LabelSmoothing > 0 && !loss.Smooths {
+		return loss, fmt.Errorf("loss.label_smoothing: the loss %q has none; %s have it", c.Name, strings.Join(names(slices.DeleteFunc(Losses(), func(l Loss) bool { return !l.Smooths }), func(l Loss) string { return l.Name }), ", "))
+	}
 	if !(c.SoftLabels >= 0) || math.IsInf(c.SoftLabels, 0) {
 		return loss, fmt.Errorf("loss.soft_labels: a temperature of scores, must not be negative, got %g", c.SoftLabels)
 	}
@@ -215,9 +231,14 @@ func (c LossConfig) resolve() (Loss, error) {
 	if !(c.NLL >= 0) || math.IsInf(c.NLL, 0) {
 		return loss, fmt.Errorf("loss.nll: must not be negative, got %g", c.NLL)
 	}
-	for name := range c.Params {
-		if !slices.ContainsFunc(loss.Params, func(p Param) bool { return p.Name == name }) {
+	for name, v := range c.Params {
+		at := slices.IndexFunc(loss.Params, func(p Param) bool { return p.Name == name })
+		if at < 0 {
 			return loss, fmt.Errorf("loss.params.%s: loss %q has no such parameter%s", name, c.Name, nearest(name, names(loss.Params, func(p Param) string { return p.Name })))
+		}
+		low, high := loss.Params[at].Between[0], loss.Params[at].Between[1]
+		if math.IsNaN(v) || math.IsInf(v, 0) || low != high && !(v > low && v < high) {
+			return loss, fmt.Errorf("loss.params.%s: must be %s, got %g", name, cmp.Or(loss.Params[at].Range(), "finite"), v)
 		}
 	}
 	return loss, nil

@@ -15,6 +15,7 @@ func init() {
 		Doc:     "DPO's loss on quantiles: the i-th smallest log π_θ(y_w) - log π_θ(y_l) of the step against the i-th smallest of the reference: AOT for pairs (arXiv 2406.05882), ε = label_smoothing",
 		Length:  "sum",
 		Coupled: true,
+		Smooths: true,
 		Fn:      aot,
 		Identity: func(LossConfig) float64 {
 			return math.Ln2

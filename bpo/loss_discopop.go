@@ -11,7 +11,7 @@ func init() {
 		Name:     "discopop",
 		Doc:      "-(1-m)·ln σ(βh) + m·exp(-βh), m = σ(βh/τ): DiscoPOP, log-ratio modulated (arXiv 2406.08414 eq. 5)",
 		Length:   "sum",
-		Params:   []Param{{Name: "tau", Default: 0.05, Doc: "temperature τ of the blend, in (0, 1)"}},
+		Params:   []Param{{Name: "tau", Default: 0.05, Doc: "temperature τ of the blend", Between: [2]float64{0, 1}}},
 		Fn:       discopop,
 		Identity: func(LossConfig) float64 { return (math.Ln2 + 1) / 2 },
 	})

@@ -11,7 +11,7 @@ func init() {
 		Name:   "exo",
 		Doc:    "KL(q ‖ p), q = [σ(βh), σ(-βh)], p = [1-ε, ε]: EXO for pairs (arXiv 2402.00856 eq. 16)",
 		Length: "sum",
-		Params: []Param{{Name: "epsilon", Default: 1e-3, Doc: "the annotator's share ε of rejected answers that are better, in (0, ½)"}},
+		Params: []Param{{Name: "epsilon", Default: 1e-3, Doc: "the annotator's share ε of rejected answers that are better", Between: [2]float64{0, 0.5}}},
 		Fn:     exo,
 		Identity: func(c LossConfig) float64 {
 			eps := c.Param("epsilon")

@@ -25,7 +25,7 @@ func init() {
 	register("dpo_js", "g(r) = ln 2 + ln σ(r): Jensen-Shannon", nil, func(r *Node, _ LossConfig) *Node {
 		return AddScalar(Neg(softplus(Neg(r))), math.Ln2)
 	})
-	alpha := []Param{{Name: "alpha", Default: 0.5, Doc: "α of the divergence, in (0, 1): near 1 is reverse KL, near 0 forward KL"}}
+	alpha := []Param{{Name: "alpha", Default: 0.5, Doc: "α of the divergence: near 1 is reverse KL, near 0 forward KL", Between: [2]float64{0, 1}}}
 	register("dpo_alpha", "g(r) = (exp((α-1)r) - 1)/(α-1): α-divergence", alpha, func(r *Node, c LossConfig) *Node {
 		a := c.Param("alpha") - 1
 		return DivScalar(AddScalar(boundedExp(MulScalar(r, a)), -1), a)

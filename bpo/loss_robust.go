@@ -11,6 +11,7 @@ func init() {
 		Name:     "robust",
 		Doc:      "[-(1-ε)·ln σ(βh) + ε·ln σ(-βh)] / (1-2ε): robust DPO (arXiv 2403.00409), unbiased when a share ε = label_smoothing of the labels is flipped",
 		Length:   "sum",
+		Smooths:  true,
 		Fn:       robust,
 		Identity: func(LossConfig) float64 { return math.Ln2 },
 		Odd: func(h float64, c LossConfig) float64 {

@@ -55,15 +55,20 @@ func (c *Config) Memory(m models.Config, dtype dtypes.DType, sft SFTConfig) []Me
 	if c.Learners > 1 {
 		policies += merged // the start policies' merge
 	}
-	if c.Behavior == "learner" && c.Phases() > 1 {
-		policies += merged
+	average := 4*covered + 2*size*covered // in float32, and while it moves or is rounded two more
+	if c.full() {
+		average = 4*params + 2*size*params
 	}
 	switch {
-	case c.Reference == "ema": // float32, and while it moves or is rounded two more
-		policies += 4*covered + 2*size*covered
-		if c.full() {
-			policies += 4*params + 2*size*params
-		}
+	case c.Phases() == 1:
+	case c.Behavior == "learner":
+		policies += merged
+	case c.Behavior == "ema":
+		policies += average
+	}
+	switch {
+	case c.Reference == "ema":
+		policies += average
 	case c.ReferencePath() != "":
 		policies += own
 	}

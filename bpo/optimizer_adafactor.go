@@ -15,12 +15,12 @@ func init() {
 		Name: "adafactor",
 		Doc:  "squared gradients factored into row and column means, updates clipped by their RMS; lr about as adamw (arXiv 1804.04235, as transformers.Adafactor with relative_step=False)",
 		Params: []OptimizerParam{
-			{Param: Param{"beta1", 0, "decay of the mean of updates; 0 keeps none, which is what saves memory"}, Below: 1},
-			{Param: Param{"decay_rate", -0.8, "the mean of squared gradients decays by 1 − t^decay_rate at step t"}, Min: -1, Below: 0},
-			{Param: Param{"clip_threshold", 1, "most RMS of an update before lr"}, Min: 1e-12, Below: math.Inf(1)},
-			{Param: Param{"eps1", 1e-30, "added to squared gradients"}, Below: math.Inf(1)},
-			{Param: Param{"eps2", 1e-3, "least RMS of a tensor under scale_parameter"}, Below: math.Inf(1)},
-			{Param: Param{"scale_parameter", 0, "1: lr times the RMS of each tensor"}, Flag: true},
+			{Param: Param{Name: "beta1", Default: 0, Doc: "decay of the mean of updates; 0 keeps none, which is what saves memory"}, Below: 1},
+			{Param: Param{Name: "decay_rate", Default: -0.8, Doc: "the mean of squared gradients decays by 1 − t^decay_rate at step t"}, Min: -1, Below: 0},
+			{Param: Param{Name: "clip_threshold", Default: 1, Doc: "most RMS of an update before lr"}, Min: 1e-12, Below: math.Inf(1)},
+			{Param: Param{Name: "eps1", Default: 1e-30, Doc: "added to squared gradients"}, Below: math.Inf(1)},
+			{Param: Param{Name: "eps2", Default: 1e-3, Doc: "least RMS of a tensor under scale_parameter"}, Below: math.Inf(1)},
+			{Param: Param{Name: "scale_parameter", Default: 0, Doc: "1: lr times the RMS of each tensor"}, Flag: true},
 		},
 		State: func(c OptimizerConfig, dims [][]int) map[string][]int {
 			rows, columns, rest := 0, 0, 0

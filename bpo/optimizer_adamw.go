@@ -12,9 +12,9 @@ func init() {
 		Name: "adamw",
 		Doc:  "m = β1·m + (1−β1)·g, v = β2·v + (1−β2)·g², w = w·(1 − lr·λ) − lr·m̂/(√v̂ + eps) (arXiv 1711.05101, as torch.optim.AdamW)",
 		Params: []OptimizerParam{
-			{Param: Param{"beta1", 0.9, "decay of the mean of gradients"}, Below: 1},
-			{Param: Param{"beta2", 0.999, "decay of the mean of squared gradients"}, Below: 1},
-			{Param: Param{"eps", 1e-8, "added to the root"}, Below: math.Inf(1)},
+			{Param: Param{Name: "beta1", Default: 0.9, Doc: "decay of the mean of gradients"}, Below: 1},
+			{Param: Param{Name: "beta2", Default: 0.999, Doc: "decay of the mean of squared gradients"}, Below: 1},
+			{Param: Param{Name: "eps", Default: 1e-8, Doc: "added to the root"}, Below: math.Inf(1)},
 		},
 		State: func(_ OptimizerConfig, dims [][]int) map[string][]int {
 			return map[string][]int{"m": vector(dims), "v": vector(dims)}

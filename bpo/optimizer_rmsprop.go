@@ -12,10 +12,10 @@ func init() {
 		Name: "rmsprop",
 		Doc:  "g = g + λ·w, v = α·v + (1−α)·g², w = w − lr·g/(√v + eps) (as torch.optim.RMSprop; λ is part of the gradient, not apart from it)",
 		Params: []OptimizerParam{
-			{Param: Param{"alpha", 0.99, "decay of the mean of squared gradients"}, Below: 1},
-			{Param: Param{"eps", 1e-8, "added to the root"}, Below: math.Inf(1)},
-			{Param: Param{"momentum", 0, "decay of the sum of updates"}, Below: 1},
-			{Param: Param{"centered", 0, "1: v less the square of the mean gradient, the gradient's variance"}, Flag: true},
+			{Param: Param{Name: "alpha", Default: 0.99, Doc: "decay of the mean of squared gradients"}, Below: 1},
+			{Param: Param{Name: "eps", Default: 1e-8, Doc: "added to the root"}, Below: math.Inf(1)},
+			{Param: Param{Name: "momentum", Default: 0, Doc: "decay of the sum of updates"}, Below: 1},
+			{Param: Param{Name: "centered", Default: 0, Doc: "1: v less the square of the mean gradient, the gradient's variance"}, Flag: true},
 		},
 		State: func(c OptimizerConfig, dims [][]int) map[string][]int {
 			state := map[string][]int{"v": vector(dims)}

@@ -199,7 +199,13 @@ func (c *collector) collect(ctx context.Context, phase, from, to int, behavior v
 		return nil, count, fmt.Errorf("sample: %w", err)
 	}
 	count.SampleSeconds = time.Since(start).Seconds()
-
+	for _, y := range slices.Concat(completions...) {
+		count.Completions++
+		count.Tokens += len(y.Tokens)
+		if y.Stopped {
+			count.SampledStops++
+		}
+	}
 	if completions, err = c.pick(ctx, queries, completions); err != nil {
 		return nil, count, err
 	}
@@ -209,11 +215,6 @@ func (c *collector) collect(ctx context.Context, phase, from, to int, behavior v
 		requests[i] = annotate.Request{Prompt: p.Text, Reference: p.Reference}
 		for _, y := range completions[i] {
 			requests[i].Completions = append(requests[i].Completions, c.setup.Model.Tokenizer.Decode(y.Tokens))
-			count.Completions++
-			count.Tokens += len(y.Tokens)
-			if y.Stopped {
-				count.SampledStops++
-			}
 		}
 	}
 	judgments, used, err := annotate.Counted(ctx, c.setup.Annotator, requests, c.cfg.Seed)
@@ -361,6 +362,7 @@ func loadOffline(s *Setup, path string) (*offline, tally, error) {
 		}
 		if n := len(row.PromptIDs); n > c.MaxPromptTokens { // prompts keep their end
 			row.PromptIDs = row.PromptIDs[n-c.MaxPromptTokens:]
+			row.ChosenLogps, row.RejectedLogps = nil, nil // after a prompt that is not this one
 			count.Truncated++
 		}
 		row.RefChosenLogps, row.RefRejectedLogps = nil, nil

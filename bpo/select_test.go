@@ -71,7 +71,7 @@ func TestPick(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(seen.asked) != 12 || count.Completions != 24 || len(rows) == 0 {
+		if len(seen.asked) != 12 || count.Completions != 48 || len(rows) == 0 {
 			t.Fatalf("%s: asked about %d prompts and %d completions, %d pairs", pick, len(seen.asked), count.Completions, len(rows))
 		}
 		for i, q := range seen.asked {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -19,7 +20,7 @@ func newLossesCmd() *cobra.Command {
 			for _, l := range bpo.Losses() {
 				fmt.Fprintf(out, "%s (length: %s)\n    %s\n", l.Name, l.Length, l.Doc)
 				for _, p := range l.Params {
-					fmt.Fprintf(out, "    loss.params.%s = %g: %s\n", p.Name, p.Default, p.Doc)
+					fmt.Fprintf(out, "    loss.params.%s = %g: %s\n", p.Name, p.Default, strings.TrimSuffix(p.Doc+", "+p.Range(), ", "))
 				}
 			}
 			return nil
