@@ -483,8 +483,10 @@ func TestGivenPairsOfAnotherModel(t *testing.T) {
 		}
 		return o.pairs, count, nil
 	}
-	got, count, err := load(own, others, long)
-	if err != nil || count.Reencoded != 1 || count.Truncated != 1 {
+	late := own // in a longer conversation than is kept
+	late.PromptIDs = slices.Repeat(enc("pack"), 9)
+	got, count, err := load(own, others, long, late)
+	if err != nil || count.Reencoded != 1 || count.Truncated != 2 {
 		t.Fatalf("%+v, %v", count, err)
 	}
 	if p := got[0]; !slices.Equal(p.ChosenIDs, own.ChosenIDs) || !slices.Equal(p.RejectedLogps, own.RejectedLogps) {
@@ -495,6 +497,9 @@ func TestGivenPairsOfAnotherModel(t *testing.T) {
 	}
 	if p := got[2]; len(p.RejectedIDs) != 8 || p.ChosenLogps != nil || p.RejectedLogps != nil {
 		t.Errorf("a cut pair became %+v", p)
+	}
+	if p := got[3]; len(p.PromptIDs) != 8 || p.ChosenLogps != nil || p.RejectedLogps != nil {
+		t.Errorf("a pair with a cut prompt became %+v", p)
 	}
 	bare := data.Preference{PromptIDs: []int32{5}, ChosenIDs: []int32{6}, RejectedIDs: []int32{30000}}
 	if _, _, err := load(own, bare); err == nil || !strings.HasSuffix(err.Error(), fmt.Sprintf("row 2: token id 30000, and the model has %d", s.Model.Config.VocabSize)) {
