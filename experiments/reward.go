@@ -313,11 +313,10 @@ func (c *RewardConfig) member(ctx context.Context, b compute.Backend, m *models.
 	}
 	seed := bpo.MemberSeed(c.Seed, i)
 	start := models.Policy{Name: "base", Base: m.Base}
-	fresh := models.NewAdapter(m.Config, c.LoRA, seed)
-	if c.Train == "lora" {
-		start.Adapter = fresh
-	} else {
+	if c.Train == "full" {
 		start.Base = m.RewardBase(seed)
+	} else if start.Adapter, err = m.RewardAdapter(c.LoRA, seed); err != nil {
+		return err
 	}
 	log, err := OpenMetrics(filepath.Join(dir, "metrics.jsonl"))
 	if err != nil {

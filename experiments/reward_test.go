@@ -170,6 +170,27 @@ func TestTrainReward(t *testing.T) {
 	}
 }
 
+// A reward model trained a step further, and hardly moved, judges as it did, whatever is trained.
+func TestTrainRewardFurther(t *testing.T) {
+	dir := rewardFiles(t)
+	s := &Session{Offline: true}
+	first := filepath.Join(dir, "first")
+	r, err := s.TrainReward(t.Context(), rewardFile(t, dir, "train=full", "optimizer.lr=0.01"), first, &silent{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, train := range []string{"lora", "full"} {
+		c := rewardFile(t, dir, "model.path="+first, "train="+train, "steps=1", "optimizer.lr=1e-9", "seed=7")
+		again, err := s.TrainReward(t.Context(), c, filepath.Join(dir, train), &silent{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if was, is := r.Metrics["nll"], again.Metrics["nll"]; math.Abs(was-is) > 1e-4 {
+			t.Errorf("%s: nll %g, before %g", train, is, was)
+		}
+	}
+}
+
 // canceller cancels after so many reports of one kind of work.
 type canceller struct {
 	silent
