@@ -350,38 +350,56 @@ func TestRewardConfigErrors(t *testing.T) {
 	}
 }
 
-// An exported reward model, its adapter folded, says what it said.
+// An exported reward model, its adapter folded, says what it said, and so does one that was merged.
 func TestExportReward(t *testing.T) {
 	dir := rewardFiles(t)
 	s := &Session{Offline: true}
-	model, whole := filepath.Join(dir, "model"), filepath.Join(dir, "whole")
-	if _, err := s.TrainReward(t.Context(), rewardFile(t, dir, "steps=4"), model, &silent{}); err != nil {
+	if _, err := s.TrainReward(t.Context(), rewardFile(t, dir, "members=2", "steps=4"), filepath.Join(dir, "models"), &silent{}); err != nil {
 		t.Fatal(err)
 	}
-	a, err := s.OpenArtifact(t.Context(), model, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close()
-	if err := a.Export(whole, ExportOptions{}); err != nil {
-		t.Fatal(err)
+	one, two := filepath.Join(dir, "models", "member-0"), filepath.Join(dir, "models", "member-1")
+	export := func(a *Artifact, name string, o ExportOptions) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := a.Export(path, o); err != nil {
+			t.Fatal(err)
+		}
+		return path
 	}
 	req := []annotate.Request{{Prompt: "what is it?", Completions: []string{" thanks tea", " shut up"}}}
-	var got [2][][][]float64
-	for i, path := range []string{model, whole} {
+	rewards := func(path string) []float64 {
+		t.Helper()
 		m, err := s.OpenReward(t.Context(), path, RewardOptions{Backend: "go", Chat: "none"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got[i], err = m.Rewards(t.Context(), req); err != nil {
+		v, err := m.Rewards(t.Context(), req)
+		if err != nil {
 			t.Fatal(err)
 		}
+		return v[0][0]
 	}
-	for k, v := range got[0][0][0] {
-		if w := got[1][0][0][k]; math.Abs(v-w) > 1e-5 {
-			t.Errorf("reward %d is %g, exported %g", k, v, w)
+	same := func(what, path string, want []float64) {
+		t.Helper()
+		for k, v := range rewards(path) {
+			if math.Abs(v-want[k]) > 1e-5 {
+				t.Errorf("%s: reward %d is %g, want %g", what, k, v, want[k])
+			}
 		}
 	}
+	same("exported", export(open(t, one, ""), "whole", ExportOptions{}), rewards(one))
+	for _, op := range []string{"mean_delta", "peft_linear"} {
+		merged, err := Merge([]*Artifact{open(t, one, ""), open(t, two, "")}, nil, MergeOptions{Op: op})
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(op, export(merged, op, ExportOptions{}), rewards(export(merged, op+"-adapter", ExportOptions{Adapter: true})))
+	}
+	copies, err := Merge([]*Artifact{open(t, one, ""), open(t, one, "")}, nil, MergeOptions{Op: "mean_delta"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	same("copies merged", export(copies, "copies", ExportOptions{Adapter: true}), rewards(one))
 }
 
 // The examples beside this file load.
