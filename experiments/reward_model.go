@@ -35,6 +35,21 @@ type RewardOptions struct {
 	MaxTokens, Batch     int
 }
 
+// Validate reports the first option that a user cannot mean, as "key: message".
+func (o RewardOptions) Validate() error {
+	switch {
+	case !slices.Contains([]string{"", "auto", "none"}, o.Chat):
+		return fmt.Errorf("chat: %q is not auto or none", o.Chat)
+	case !slices.Contains([]string{"", "float32", "bfloat16"}, o.DType):
+		return fmt.Errorf("dtype: %q is not float32 or bfloat16", o.DType)
+	case o.MaxTokens < 0 || o.MaxTokens == 1: // a token that the texts share, and one of their own
+		return fmt.Errorf("max_tokens: %d is neither 0 nor at least 2", o.MaxTokens)
+	case o.Batch < 1:
+		return fmt.Errorf("batch: %d is not at least 1", o.Batch)
+	}
+	return nil
+}
+
 // OpenReward opens a Hugging Face directory of a sequence classifier with one label, a PEFT directory of such a task, or
 // what bpo reward train made, an ensemble too.
 func (s *Session) OpenReward(ctx context.Context, path string, o RewardOptions) (*RewardModel, error) {
@@ -227,12 +242,9 @@ func rewardKind(s *Session, backend string) annotate.Kind {
 				return nil, fmt.Errorf("combine: %q is not mean or min", r.combine)
 			case r.uncertainty < 0 || r.uncertainty > 0 && r.combine != "mean":
 				return nil, fmt.Errorf("uncertainty: %g, must be 0 or more, and combine mean", r.uncertainty)
-			case !slices.Contains([]string{"", "auto", "none"}, r.options.Chat):
-				return nil, fmt.Errorf("chat: %q is not auto or none", r.options.Chat)
-			case !slices.Contains([]string{"", "float32", "bfloat16"}, r.options.DType):
-				return nil, fmt.Errorf("dtype: %q is not float32 or bfloat16", r.options.DType)
-			case r.options.MaxTokens < 0 || r.options.Batch < 1:
-				return nil, fmt.Errorf("batch: %d and max_tokens %d must be positive", r.options.Batch, r.options.MaxTokens)
+			}
+			if err := r.options.Validate(); err != nil {
+				return nil, err
 			}
 			if _, err := os.Stat(r.path); err != nil {
 				return nil, fmt.Errorf("path: %w", err)

@@ -264,6 +264,10 @@ func TestRewardAnnotator(t *testing.T) {
 		{map[string]any{"path": filepath.Join(dir, "none")}, "path: stat "},
 		{map[string]any{"path": model, "combine": "max"}, `combine: "max" is not mean or min`},
 		{map[string]any{"path": model, "combine": "min", "uncertainty": 1.0}, "uncertainty: 1"},
+		{map[string]any{"path": model, "chat": "foo"}, `chat: "foo" is not auto or none`},
+		{map[string]any{"path": model, "dtype": "int8"}, `dtype: "int8" is not float32 or bfloat16`},
+		{map[string]any{"path": model, "max_tokens": 1.0}, "max_tokens: 1 is neither 0 nor at least 2"},
+		{map[string]any{"path": model, "batch": 0.0}, "batch: 0 is not at least 1"},
 	} {
 		if _, err := s.newAnnotator(annotate.Config{Name: "reward", Params: c.params}, nil, "go"); err == nil || !strings.HasPrefix(err.Error(), c.want) {
 			t.Errorf("%v: error %v, want %q", c.params, err, c.want)
