@@ -239,11 +239,7 @@ func (s *Session) TrainReward(ctx context.Context, c RewardConfig, dir string, u
 	if err := c.SFTConfig.Validate("reward"); err != nil {
 		return r, err
 	}
-	for i := range c.Members {
-		into := dir
-		if c.Members > 1 {
-			into = filepath.Join(dir, memberDir(i))
-		}
+	for i, into := range c.memberDirs(dir) {
 		if err := c.member(ctx, b, &m, pairs, i, into, ui); err != nil {
 			return r, err
 		}
@@ -305,7 +301,7 @@ func (c *RewardConfig) checkInputs(dir string, train, eval []data.Preference, ba
 // member trains one model into dir, unless it is there.
 func (c *RewardConfig) member(ctx context.Context, b compute.Backend, m *models.Model, pairs []bpo.RewardPair, i int, dir string, ui UI) (err error) {
 	fit := bpo.Fit{Dir: dir}
-	if _, err := models.ReadConfig(dir); err == nil || models.IsAdapter(dir) {
+	if isTrained(dir) {
 		return fit.RemoveCheckpoint()
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -379,21 +375,21 @@ func (r *RewardModel) Measure(ctx context.Context, pairs []data.Preference, prog
 	margins, right := make([]float64, len(pairs)), make([]float64, len(pairs))
 	longer := 0.0
 	var each []float64
+	n, sum := float64(len(pairs)), 0.0
 	for _, m := range members {
-		accuracy := 0.0
+		correct := 0.0
 		for i, v := range m {
-			margins[i] += (v[0] - v[1]) / float64(len(members))
-			accuracy += stats.Preferred(v[0]-v[1]) / float64(len(pairs))
+			margins[i] += v[0] - v[1]
+			correct += stats.Preferred(v[0] - v[1])
 		}
-		each = append(each, accuracy)
+		each = append(each, correct/n)
 	}
-	sum := 0.0
 	for i, p := range pairs {
+		margins[i] /= float64(len(members))
 		right[i] = stats.Preferred(margins[i])
 		longer += stats.Preferred(float64(stats.Words(p.Chosen) - stats.Words(p.Rejected)))
 		sum += margins[i]
 	}
-	n := float64(len(pairs))
 	accuracy, interval := stats.Bootstrap{Resamples: 2000}.Mean([][]float64{right})
 	cal := stats.Calibration(margins)
 	out := RewardResult{Bins: cal.Bins, Metrics: map[string]float64{

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"gonum.org/v1/gonum/stat"
@@ -84,9 +85,9 @@ func (s *Session) OpenReward(ctx context.Context, path string, o RewardOptions) 
 	if err != nil {
 		return nil, err
 	}
-	dirs := []string{path}
-	if found, _ := filepath.Glob(filepath.Join(path, memberDir("*"))); len(found) > 0 {
-		dirs = found
+	dirs, err := memberDirs(path, c)
+	if err != nil {
+		return nil, err
 	}
 	for _, dir := range dirs {
 		base := dir
@@ -127,8 +128,55 @@ func (s *Session) OpenReward(ctx context.Context, path string, o RewardOptions) 
 	return r, nil
 }
 
+const memberPrefix = "member-"
+
 // memberDir is where a member of an ensemble lies.
-func memberDir[N int | string](n N) string { return fmt.Sprintf("member-%v", n) }
+func memberDir(i int) string { return fmt.Sprint(memberPrefix, i) }
+
+// memberDirs lists where the models of a configuration lie in its directory.
+func (c *RewardConfig) memberDirs(dir string) []string {
+	if c.Members == 1 {
+		return []string{dir}
+	}
+	dirs := make([]string, c.Members)
+	for i := range dirs {
+		dirs[i] = filepath.Join(dir, memberDir(i))
+	}
+	return dirs
+}
+
+// memberDirs lists where the models of a reward model lie, all of those that its configuration has if it is known.
+func memberDirs(path string, c *RewardConfig) ([]string, error) {
+	if c == nil { // somebody else's, or members that were put together
+		var dirs []string
+		entries, _ := os.ReadDir(path) // what is no directory is a model or an error to those who open it
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), memberPrefix) { // by number: sorted names have 10 before 2
+				dirs = append(dirs, filepath.Join(path, memberDir(len(dirs))))
+			}
+		}
+		if len(dirs) == 0 {
+			dirs = []string{path}
+		}
+		return dirs, nil
+	}
+	dirs, done := c.memberDirs(path), 0
+	for _, dir := range dirs {
+		if isTrained(dir) {
+			done++
+		}
+	}
+	if done < len(dirs) {
+		return nil, fmt.Errorf("%s: %d of %d members are trained; bpo reward train %s -o %s goes on", path, done, len(dirs), filepath.Join(path, rewardConfigFile), path)
+	}
+	return dirs, nil
+}
+
+// isTrained says whether a directory holds a model: its configuration is written last.
+func isTrained(dir string) bool {
+	_, err := models.ReadConfig(dir)
+	return err == nil || models.IsAdapter(dir)
+}
 
 // rewardConfig is the configuration in the directory of a reward model that was trained here, or nil.
 func rewardConfig(dir string) (*RewardConfig, error) {

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gomlx/compute/dtypes"
+
 	"gobpo/bpo/annotate"
 	"gobpo/bpo/annotate/annotatetest"
 	"gobpo/data"
@@ -188,6 +190,104 @@ func TestTrainRewardFurther(t *testing.T) {
 		if was, is := r.Metrics["nll"], again.Metrics["nll"]; math.Abs(was-is) > 1e-4 {
 			t.Errorf("%s: nll %g, before %g", train, is, was)
 		}
+	}
+}
+
+// A training that was stopped is no reward model yet, of an ensemble no smaller one; the command that the error names goes on.
+func TestRewardHalfTrained(t *testing.T) {
+	dir := rewardFiles(t)
+	s := &Session{Offline: true}
+	for name, c := range map[string]struct{ members, at, want string }{
+		"one":  {"members=1", "reward", "0 of 1 members"},
+		"some": {"members=3", "reward, member 2 of 3", "1 of 3 members"},
+	} {
+		out := filepath.Join(dir, name)
+		ctx, cancel := context.WithCancel(t.Context())
+		if _, err := s.TrainReward(ctx, rewardFile(t, dir, c.members, "steps=2"), out, &canceller{cancel: cancel, at: c.at, after: 1}); err == nil {
+			t.Fatal("a cancelled training ended well")
+		}
+		if err := os.RemoveAll(filepath.Join(out, memberDir(1))); err != nil { // as if it had been killed before that began
+			t.Fatal(err)
+		}
+		want := fmt.Sprintf("%s: %s are trained; bpo reward train %s/reward.yaml -o %s goes on", out, c.want, out, out)
+		if _, err := s.OpenReward(t.Context(), out, RewardOptions{Backend: "go"}); err == nil || err.Error() != want {
+			t.Errorf("error %v, want %s", err, want)
+		}
+		again, err := LoadReward(filepath.Join(out, "reward.yaml"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.TrainReward(t.Context(), again, out, &silent{}); err != nil {
+			t.Errorf("gone on: %v", err)
+		}
+	}
+}
+
+// rewardAdapters saves adapters with drawn heads over the model of rewardFiles.
+func rewardAdapters(t *testing.T, dir string, change func(i int, head []float32), into ...string) {
+	t.Helper()
+	base := filepath.Join(dir, "base")
+	m, err := models.Load(base, dtypes.Float32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Config.Reward = true
+	for i, path := range into {
+		a, err := m.RewardAdapter(models.LoRA{Rank: 1, Alpha: 1, Targets: []string{"q_proj"}}, uint64(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Weights[models.RewardHead].MustMutableFlatData(func(flat any) { change(i, flat.([]float32)) })
+		if err := a.Save(path, base); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Members stand in the order of their numbers, and their accuracies are shares of the pairs.
+func TestRewardManyMembers(t *testing.T) {
+	dir := rewardFiles(t)
+	var into []string
+	for i := range 12 {
+		into = append(into, filepath.Join(dir, "many", memberDir(i)))
+	}
+	rewardAdapters(t, dir, func(int, []float32) {}, into...)
+	s, o := &Session{Offline: true}, RewardOptions{Backend: "go", Chat: "none"}
+	open := func(path string) *RewardModel {
+		t.Helper()
+		r, err := s.OpenReward(t.Context(), path, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	pairs, err := data.LoadPreferences(filepath.Join(dir, "eval.parquet"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	measure := func(r *RewardModel) RewardResult {
+		t.Helper()
+		m, err := r.Measure(t.Context(), pairs, func(int, int) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	many := measure(open(filepath.Join(dir, "many"))).Members
+	if len(many) != len(into) {
+		t.Fatalf("%d members", len(many))
+	}
+	for i, path := range into {
+		one := measure(open(path)).Metrics["rewards/accuracies"]
+		if share := math.Round(one*80) / 80; many[i] != share {
+			t.Errorf("member %d is right in %v of the pairs, alone in %v", i, many[i], share)
+		}
+	}
+	if err := os.RemoveAll(into[1]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.OpenReward(t.Context(), filepath.Join(dir, "many"), o); err == nil || !strings.Contains(err.Error(), into[1]) {
+		t.Errorf("without member-1: error %v", err)
 	}
 }
 
