@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/gomlx/compute"
 
@@ -262,10 +263,32 @@ func (c *RewardConfig) claim(dir string) error {
 		return err
 	}
 	path := filepath.Join(dir, rewardConfigFile)
-	if was, err := os.ReadFile(path); err == nil && string(was) != string(raw) {
+	was, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := unclaimed(dir); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	case string(was) != string(raw):
 		return fmt.Errorf("%s was trained with another configuration (%s); choose another directory, or delete it", dir, path)
 	}
 	return WriteFile(path, raw)
+}
+
+// unclaimed refuses a directory with a model or a run that was not trained there by a RewardConfig.
+func unclaimed(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if name := e.Name(); slices.Contains([]string{"config.json", "adapter_config.json", "manifest.json"}, name) || strings.HasPrefix(name, memberPrefix) {
+			return fmt.Errorf("%s holds %s and no %s: bpo reward train did not make it; choose another directory", dir, name, rewardConfigFile)
+		}
+	}
+	return nil
 }
 
 // checkInputs notes in the directory what the model is made of, and refuses to go on, or to measure again, with other pairs

@@ -223,6 +223,24 @@ func TestRewardHalfTrained(t *testing.T) {
 	}
 }
 
+// A directory that holds something else's model is left as it is.
+func TestRewardClaims(t *testing.T) {
+	dir := rewardFiles(t)
+	for _, name := range []string{"config.json", "adapter_config.json", "manifest.json", "member-0"} {
+		out := filepath.Join(t.TempDir(), "model")
+		if err := os.MkdirAll(filepath.Join(out, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		_, err := (&Session{Offline: true}).TrainReward(t.Context(), rewardFile(t, dir), out, &silent{})
+		if want := out + " holds " + name + " and no reward.yaml: bpo reward train did not make it; choose another directory"; err == nil || err.Error() != want {
+			t.Errorf("error %v, want %s", err, want)
+		}
+		if _, err := os.Stat(filepath.Join(out, "reward.yaml")); err == nil {
+			t.Errorf("beside %s there is a reward.yaml now", name)
+		}
+	}
+}
+
 // rewardAdapters saves adapters with drawn heads over the model of rewardFiles.
 func rewardAdapters(t *testing.T, dir string, change func(i int, head []float32), into ...string) {
 	t.Helper()
