@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,7 +24,7 @@ import (
 // RewardModel judges texts: a model, or an ensemble of models over one base.
 type RewardModel struct {
 	model   *models.Model
-	members []models.Policy
+	members []models.Policy // named by their directories
 	scorer  *models.Scorer
 	chat    string
 	most    int // tokens of a text; longer ones lose their start
@@ -110,7 +111,7 @@ func (s *Session) OpenReward(ctx context.Context, path string, o RewardOptions) 
 		}
 		model := *m.model
 		model.Config.Reward = true
-		p := models.Policy{Name: "reward", Base: model.Base}
+		p := models.Policy{Name: dir, Base: model.Base}
 		if adapter {
 			if p.Adapter, err = models.LoadAdapter(dir, model.Config); err != nil {
 				return nil, err
@@ -224,8 +225,8 @@ func rewardText(m *models.Model, useTemplate string, prompt string, messages []d
 	return append(append(slices.Clone(ids), t.EncodePlain(completion)...), t.EOS()), len(ids), nil
 }
 
-// Rewards gives every member's reward of every completion: [member][request][completion]. Equal texts have equal rewards,
-// whatever their order.
+// Rewards gives every member's reward of every completion: [member][request][completion], finite numbers. Equal texts have
+// equal rewards, whatever their order.
 func (r *RewardModel) Rewards(ctx context.Context, reqs []annotate.Request) ([][][]float64, error) {
 	byTexts := map[int][]int{} // requests by their number of different texts, which share batches
 	rows := make([]models.Row, len(reqs))
@@ -256,7 +257,11 @@ func (r *RewardModel) Rewards(ctx context.Context, reqs []annotate.Request) ([][
 			for j, i := range group {
 				for _, text := range reqs[i].Completions {
 					at, _ := slices.BinarySearch(texts[i], text)
-					out[m][i] = append(out[m][i], values[j][at])
+					v := values[j][at]
+					if math.IsNaN(v) || math.IsInf(v, 0) { // which would pass for a tie, or win
+						return nil, fmt.Errorf("%s: the reward of completion %q of prompt %q is %g", member.Name, clip(text, 60), clip(reqs[i].Prompt, 60), v)
+					}
+					out[m][i] = append(out[m][i], v)
 				}
 			}
 		}

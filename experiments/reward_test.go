@@ -309,6 +309,37 @@ func TestRewardManyMembers(t *testing.T) {
 	}
 }
 
+// A reward that is no number is an error that names the model and the texts, whoever asks for it.
+func TestRewardNotFinite(t *testing.T) {
+	dir := rewardFiles(t)
+	many := filepath.Join(dir, "many")
+	broken := filepath.Join(many, "member-1")
+	pair := data.Preference{Prompt: "what is it?", Chosen: " thanks tea", Rejected: " shut up"}
+	for _, v := range []float64{math.NaN(), math.Inf(1)} {
+		rewardAdapters(t, dir, func(i int, head []float32) {
+			if i == 1 {
+				head[0] = float32(v)
+			}
+		}, filepath.Join(many, "member-0"), broken)
+		s := &Session{Offline: true}
+		m, err := s.OpenReward(t.Context(), many, RewardOptions{Backend: "go"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, measured := m.Measure(t.Context(), []data.Preference{pair}, func(int, int) {})
+		a, err := s.newAnnotator(annotate.Config{Name: "reward", Params: map[string]any{"path": many}}, nil, "go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, annotated := a.Annotate(t.Context(), []annotate.Request{{Prompt: pair.Prompt, Completions: []string{pair.Chosen, pair.Rejected}}}, 0)
+		for what, err := range map[string]error{"measure": measured, "annotate": annotated} {
+			if want := broken + `: the reward of completion " thanks tea" of prompt "what is it?" is `; err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s with %g: error %v, want %s", what, v, err, want)
+			}
+		}
+	}
+}
+
 // canceller cancels after so many reports of one kind of work.
 type canceller struct {
 	silent
