@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strings"
 
 	"github.com/gomlx/compute"
 
@@ -239,11 +240,7 @@ func (s *Session) TrainReward(ctx context.Context, c RewardConfig, dir string, u
 	if err := c.SFTConfig.Validate("reward"); err != nil {
 		return r, err
 	}
-	for i := range c.Members {
-		into := dir
-		if c.Members > 1 {
-			into = filepath.Join(dir, memberDir(i))
-		}
+	for i, into := range c.memberDirs(dir) {
 		if err := c.member(ctx, b, &m, pairs, i, into, ui); err != nil {
 			return r, err
 		}
@@ -266,10 +263,32 @@ func (c *RewardConfig) claim(dir string) error {
 		return err
 	}
 	path := filepath.Join(dir, rewardConfigFile)
-	if was, err := os.ReadFile(path); err == nil && string(was) != string(raw) {
+	was, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := unclaimed(dir); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	case string(was) != string(raw):
 		return fmt.Errorf("%s was trained with another configuration (%s); choose another directory, or delete it", dir, path)
 	}
 	return WriteFile(path, raw)
+}
+
+// unclaimed refuses a directory with a model or a run that was not trained there by a RewardConfig.
+func unclaimed(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if name := e.Name(); slices.Contains([]string{"config.json", "adapter_config.json", "manifest.json"}, name) || strings.HasPrefix(name, memberPrefix) {
+			return fmt.Errorf("%s holds %s and no %s: bpo reward train did not make it; choose another directory", dir, name, rewardConfigFile)
+		}
+	}
+	return nil
 }
 
 // checkInputs notes in the directory what the model is made of, and refuses to go on, or to measure again, with other pairs
@@ -305,7 +324,7 @@ func (c *RewardConfig) checkInputs(dir string, train, eval []data.Preference, ba
 // member trains one model into dir, unless it is there.
 func (c *RewardConfig) member(ctx context.Context, b compute.Backend, m *models.Model, pairs []bpo.RewardPair, i int, dir string, ui UI) (err error) {
 	fit := bpo.Fit{Dir: dir}
-	if _, err := models.ReadConfig(dir); err == nil || models.IsAdapter(dir) {
+	if isTrained(dir) {
 		return fit.RemoveCheckpoint()
 	}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -313,11 +332,10 @@ func (c *RewardConfig) member(ctx context.Context, b compute.Backend, m *models.
 	}
 	seed := bpo.MemberSeed(c.Seed, i)
 	start := models.Policy{Name: "base", Base: m.Base}
-	fresh := models.NewAdapter(m.Config, c.LoRA, seed)
-	if c.Train == "lora" {
-		start.Adapter = fresh
-	} else {
+	if c.Train == "full" {
 		start.Base = m.RewardBase(seed)
+	} else if start.Adapter, err = m.RewardAdapter(c.LoRA, seed); err != nil {
+		return err
 	}
 	log, err := OpenMetrics(filepath.Join(dir, "metrics.jsonl"))
 	if err != nil {
@@ -380,21 +398,21 @@ func (r *RewardModel) Measure(ctx context.Context, pairs []data.Preference, prog
 	margins, right := make([]float64, len(pairs)), make([]float64, len(pairs))
 	longer := 0.0
 	var each []float64
+	n, sum := float64(len(pairs)), 0.0
 	for _, m := range members {
-		accuracy := 0.0
+		correct := 0.0
 		for i, v := range m {
-			margins[i] += (v[0] - v[1]) / float64(len(members))
-			accuracy += stats.Preferred(v[0]-v[1]) / float64(len(pairs))
+			margins[i] += v[0] - v[1]
+			correct += stats.Preferred(v[0] - v[1])
 		}
-		each = append(each, accuracy)
+		each = append(each, correct/n)
 	}
-	sum := 0.0
 	for i, p := range pairs {
+		margins[i] /= float64(len(members))
 		right[i] = stats.Preferred(margins[i])
 		longer += stats.Preferred(float64(stats.Words(p.Chosen) - stats.Words(p.Rejected)))
 		sum += margins[i]
 	}
-	n := float64(len(pairs))
 	accuracy, interval := stats.Bootstrap{Resamples: 2000}.Mean([][]float64{right})
 	cal := stats.Calibration(margins)
 	out := RewardResult{Bins: cal.Bins, Metrics: map[string]float64{

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 
 	"gonum.org/v1/gonum/stat"
@@ -22,7 +24,7 @@ import (
 // RewardModel judges texts: a model, or an ensemble of models over one base.
 type RewardModel struct {
 	model   *models.Model
-	members []models.Policy
+	members []models.Policy // named by their directories
 	scorer  *models.Scorer
 	chat    string
 	most    int // tokens of a text; longer ones lose their start
@@ -33,6 +35,21 @@ type RewardModel struct {
 type RewardOptions struct {
 	Backend, DType, Chat string
 	MaxTokens, Batch     int
+}
+
+// Validate reports the first option that a user cannot mean, as "key: message".
+func (o RewardOptions) Validate() error {
+	switch {
+	case !slices.Contains([]string{"", "auto", "none"}, o.Chat):
+		return fmt.Errorf("chat: %q is not auto or none", o.Chat)
+	case !slices.Contains([]string{"", "float32", "bfloat16"}, o.DType):
+		return fmt.Errorf("dtype: %q is not float32 or bfloat16", o.DType)
+	case o.MaxTokens < 0 || o.MaxTokens == 1: // a token that the texts share, and one of their own
+		return fmt.Errorf("max_tokens: %d is neither 0 nor at least 2", o.MaxTokens)
+	case o.Batch < 1:
+		return fmt.Errorf("batch: %d is not at least 1", o.Batch)
+	}
+	return nil
 }
 
 // OpenReward opens a Hugging Face directory of a sequence classifier with one label, a PEFT directory of such a task, or
@@ -69,9 +86,9 @@ func (s *Session) OpenReward(ctx context.Context, path string, o RewardOptions) 
 	if err != nil {
 		return nil, err
 	}
-	dirs := []string{path}
-	if found, _ := filepath.Glob(filepath.Join(path, memberDir("*"))); len(found) > 0 {
-		dirs = found
+	dirs, err := memberDirs(path, c)
+	if err != nil {
+		return nil, err
 	}
 	for _, dir := range dirs {
 		base := dir
@@ -94,7 +111,7 @@ func (s *Session) OpenReward(ctx context.Context, path string, o RewardOptions) 
 		}
 		model := *m.model
 		model.Config.Reward = true
-		p := models.Policy{Name: "reward", Base: model.Base}
+		p := models.Policy{Name: dir, Base: model.Base}
 		if adapter {
 			if p.Adapter, err = models.LoadAdapter(dir, model.Config); err != nil {
 				return nil, err
@@ -112,8 +129,55 @@ func (s *Session) OpenReward(ctx context.Context, path string, o RewardOptions) 
 	return r, nil
 }
 
+const memberPrefix = "member-"
+
 // memberDir is where a member of an ensemble lies.
-func memberDir[N int | string](n N) string { return fmt.Sprintf("member-%v", n) }
+func memberDir(i int) string { return fmt.Sprint(memberPrefix, i) }
+
+// memberDirs lists where the models of a configuration lie in its directory.
+func (c *RewardConfig) memberDirs(dir string) []string {
+	if c.Members == 1 {
+		return []string{dir}
+	}
+	dirs := make([]string, c.Members)
+	for i := range dirs {
+		dirs[i] = filepath.Join(dir, memberDir(i))
+	}
+	return dirs
+}
+
+// memberDirs lists where the models of a reward model lie, all of those that its configuration has if it is known.
+func memberDirs(path string, c *RewardConfig) ([]string, error) {
+	if c == nil { // somebody else's, or members that were put together
+		var dirs []string
+		entries, _ := os.ReadDir(path) // what is no directory is a model or an error to those who open it
+		for _, e := range entries {
+			if strings.HasPrefix(e.Name(), memberPrefix) { // by number: sorted names have 10 before 2
+				dirs = append(dirs, filepath.Join(path, memberDir(len(dirs))))
+			}
+		}
+		if len(dirs) == 0 {
+			dirs = []string{path}
+		}
+		return dirs, nil
+	}
+	dirs, done := c.memberDirs(path), 0
+	for _, dir := range dirs {
+		if isTrained(dir) {
+			done++
+		}
+	}
+	if done < len(dirs) {
+		return nil, fmt.Errorf("%s: %d of %d members are trained; bpo reward train %s -o %s goes on", path, done, len(dirs), filepath.Join(path, rewardConfigFile), path)
+	}
+	return dirs, nil
+}
+
+// isTrained says whether a directory holds a model: its configuration is written last.
+func isTrained(dir string) bool {
+	_, err := models.ReadConfig(dir)
+	return err == nil || models.IsAdapter(dir)
+}
 
 // rewardConfig is the configuration in the directory of a reward model that was trained here, or nil.
 func rewardConfig(dir string) (*RewardConfig, error) {
@@ -161,8 +225,8 @@ func rewardText(m *models.Model, useTemplate string, prompt string, messages []d
 	return append(append(slices.Clone(ids), t.EncodePlain(completion)...), t.EOS()), len(ids), nil
 }
 
-// Rewards gives every member's reward of every completion: [member][request][completion]. Equal texts have equal rewards,
-// whatever their order.
+// Rewards gives every member's reward of every completion: [member][request][completion], finite numbers. Equal texts have
+// equal rewards, whatever their order.
 func (r *RewardModel) Rewards(ctx context.Context, reqs []annotate.Request) ([][][]float64, error) {
 	byTexts := map[int][]int{} // requests by their number of different texts, which share batches
 	rows := make([]models.Row, len(reqs))
@@ -193,7 +257,11 @@ func (r *RewardModel) Rewards(ctx context.Context, reqs []annotate.Request) ([][
 			for j, i := range group {
 				for _, text := range reqs[i].Completions {
 					at, _ := slices.BinarySearch(texts[i], text)
-					out[m][i] = append(out[m][i], values[j][at])
+					v := values[j][at]
+					if math.IsNaN(v) || math.IsInf(v, 0) { // which would pass for a tie, or win
+						return nil, fmt.Errorf("%s: the reward of completion %q of prompt %q is %g", member.Name, clip(text, 60), clip(reqs[i].Prompt, 60), v)
+					}
+					out[m][i] = append(out[m][i], v)
 				}
 			}
 		}
@@ -227,12 +295,9 @@ func rewardKind(s *Session, backend string) annotate.Kind {
 				return nil, fmt.Errorf("combine: %q is not mean or min", r.combine)
 			case r.uncertainty < 0 || r.uncertainty > 0 && r.combine != "mean":
 				return nil, fmt.Errorf("uncertainty: %g, must be 0 or more, and combine mean", r.uncertainty)
-			case !slices.Contains([]string{"", "auto", "none"}, r.options.Chat):
-				return nil, fmt.Errorf("chat: %q is not auto or none", r.options.Chat)
-			case !slices.Contains([]string{"", "float32", "bfloat16"}, r.options.DType):
-				return nil, fmt.Errorf("dtype: %q is not float32 or bfloat16", r.options.DType)
-			case r.options.MaxTokens < 0 || r.options.Batch < 1:
-				return nil, fmt.Errorf("batch: %d and max_tokens %d must be positive", r.options.Batch, r.options.MaxTokens)
+			}
+			if err := r.options.Validate(); err != nil {
+				return nil, err
 			}
 			if _, err := os.Stat(r.path); err != nil {
 				return nil, fmt.Errorf("path: %w", err)

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/gomlx/compute/dtypes"
+
 	"gobpo/bpo/annotate"
 	"gobpo/bpo/annotate/annotatetest"
 	"gobpo/data"
@@ -170,6 +172,174 @@ func TestTrainReward(t *testing.T) {
 	}
 }
 
+// A reward model trained a step further, and hardly moved, judges as it did, whatever is trained.
+func TestTrainRewardFurther(t *testing.T) {
+	dir := rewardFiles(t)
+	s := &Session{Offline: true}
+	first := filepath.Join(dir, "first")
+	r, err := s.TrainReward(t.Context(), rewardFile(t, dir, "train=full", "optimizer.lr=0.01"), first, &silent{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, train := range []string{"lora", "full"} {
+		c := rewardFile(t, dir, "model.path="+first, "train="+train, "steps=1", "optimizer.lr=1e-9", "seed=7")
+		again, err := s.TrainReward(t.Context(), c, filepath.Join(dir, train), &silent{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if was, is := r.Metrics["nll"], again.Metrics["nll"]; math.Abs(was-is) > 1e-4 {
+			t.Errorf("%s: nll %g, before %g", train, is, was)
+		}
+	}
+}
+
+// A training that was stopped is no reward model yet, of an ensemble no smaller one; the command that the error names goes on.
+func TestRewardHalfTrained(t *testing.T) {
+	dir := rewardFiles(t)
+	s := &Session{Offline: true}
+	for name, c := range map[string]struct{ members, at, want string }{
+		"one":  {"members=1", "reward", "0 of 1 members"},
+		"some": {"members=3", "reward, member 2 of 3", "1 of 3 members"},
+	} {
+		out := filepath.Join(dir, name)
+		ctx, cancel := context.WithCancel(t.Context())
+		if _, err := s.TrainReward(ctx, rewardFile(t, dir, c.members, "steps=2"), out, &canceller{cancel: cancel, at: c.at, after: 1}); err == nil {
+			t.Fatal("a cancelled training ended well")
+		}
+		if err := os.RemoveAll(filepath.Join(out, memberDir(1))); err != nil { // as if it had been killed before that began
+			t.Fatal(err)
+		}
+		want := fmt.Sprintf("%s: %s are trained; bpo reward train %s/reward.yaml -o %s goes on", out, c.want, out, out)
+		if _, err := s.OpenReward(t.Context(), out, RewardOptions{Backend: "go"}); err == nil || err.Error() != want {
+			t.Errorf("error %v, want %s", err, want)
+		}
+		again, err := LoadReward(filepath.Join(out, "reward.yaml"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.TrainReward(t.Context(), again, out, &silent{}); err != nil {
+			t.Errorf("gone on: %v", err)
+		}
+	}
+}
+
+// A directory that holds something else's model is left as it is.
+func TestRewardClaims(t *testing.T) {
+	dir := rewardFiles(t)
+	for _, name := range []string{"config.json", "adapter_config.json", "manifest.json", "member-0"} {
+		out := filepath.Join(t.TempDir(), "model")
+		if err := os.MkdirAll(filepath.Join(out, name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		_, err := (&Session{Offline: true}).TrainReward(t.Context(), rewardFile(t, dir), out, &silent{})
+		if want := out + " holds " + name + " and no reward.yaml: bpo reward train did not make it; choose another directory"; err == nil || err.Error() != want {
+			t.Errorf("error %v, want %s", err, want)
+		}
+		if _, err := os.Stat(filepath.Join(out, "reward.yaml")); err == nil {
+			t.Errorf("beside %s there is a reward.yaml now", name)
+		}
+	}
+}
+
+// rewardAdapters saves adapters with drawn heads over the model of rewardFiles.
+func rewardAdapters(t *testing.T, dir string, change func(i int, head []float32), into ...string) {
+	t.Helper()
+	base := filepath.Join(dir, "base")
+	m, err := models.Load(base, dtypes.Float32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.Config.Reward = true
+	for i, path := range into {
+		a, err := m.RewardAdapter(models.LoRA{Rank: 1, Alpha: 1, Targets: []string{"q_proj"}}, uint64(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Weights[models.RewardHead].MustMutableFlatData(func(flat any) { change(i, flat.([]float32)) })
+		if err := a.Save(path, base); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Members stand in the order of their numbers, and their accuracies are shares of the pairs.
+func TestRewardManyMembers(t *testing.T) {
+	dir := rewardFiles(t)
+	var into []string
+	for i := range 12 {
+		into = append(into, filepath.Join(dir, "many", memberDir(i)))
+	}
+	rewardAdapters(t, dir, func(int, []float32) {}, into...)
+	s, o := &Session{Offline: true}, RewardOptions{Backend: "go", Chat: "none"}
+	open := func(path string) *RewardModel {
+		t.Helper()
+		r, err := s.OpenReward(t.Context(), path, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r
+	}
+	pairs, err := data.LoadPreferences(filepath.Join(dir, "eval.parquet"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	measure := func(r *RewardModel) RewardResult {
+		t.Helper()
+		m, err := r.Measure(t.Context(), pairs, func(int, int) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m
+	}
+	many := measure(open(filepath.Join(dir, "many"))).Members
+	if len(many) != len(into) {
+		t.Fatalf("%d members", len(many))
+	}
+	for i, path := range into {
+		one := measure(open(path)).Metrics["rewards/accuracies"]
+		if share := math.Round(one*80) / 80; many[i] != share {
+			t.Errorf("member %d is right in %v of the pairs, alone in %v", i, many[i], share)
+		}
+	}
+	if err := os.RemoveAll(into[1]); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.OpenReward(t.Context(), filepath.Join(dir, "many"), o); err == nil || !strings.Contains(err.Error(), into[1]) {
+		t.Errorf("without member-1: error %v", err)
+	}
+}
+
+// A reward that is no number is an error that names the model and the texts, whoever asks for it.
+func TestRewardNotFinite(t *testing.T) {
+	dir := rewardFiles(t)
+	many := filepath.Join(dir, "many")
+	broken := filepath.Join(many, "member-1")
+	pair := data.Preference{Prompt: "what is it?", Chosen: " thanks tea", Rejected: " shut up"}
+	for _, v := range []float64{math.NaN(), math.Inf(1)} {
+		rewardAdapters(t, dir, func(i int, head []float32) {
+			if i == 1 {
+				head[0] = float32(v)
+			}
+		}, filepath.Join(many, "member-0"), broken)
+		s := &Session{Offline: true}
+		m, err := s.OpenReward(t.Context(), many, RewardOptions{Backend: "go"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, measured := m.Measure(t.Context(), []data.Preference{pair}, func(int, int) {})
+		a, err := s.newAnnotator(annotate.Config{Name: "reward", Params: map[string]any{"path": many}}, nil, "go")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, annotated := a.Annotate(t.Context(), []annotate.Request{{Prompt: pair.Prompt, Completions: []string{pair.Chosen, pair.Rejected}}}, 0)
+		for what, err := range map[string]error{"measure": measured, "annotate": annotated} {
+			if want := broken + `: the reward of completion " thanks tea" of prompt "what is it?" is `; err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s with %g: error %v, want %s", what, v, err, want)
+			}
+		}
+	}
+}
+
 // canceller cancels after so many reports of one kind of work.
 type canceller struct {
 	silent
@@ -243,6 +413,10 @@ func TestRewardAnnotator(t *testing.T) {
 		{map[string]any{"path": filepath.Join(dir, "none")}, "path: stat "},
 		{map[string]any{"path": model, "combine": "max"}, `combine: "max" is not mean or min`},
 		{map[string]any{"path": model, "combine": "min", "uncertainty": 1.0}, "uncertainty: 1"},
+		{map[string]any{"path": model, "chat": "foo"}, `chat: "foo" is not auto or none`},
+		{map[string]any{"path": model, "dtype": "int8"}, `dtype: "int8" is not float32 or bfloat16`},
+		{map[string]any{"path": model, "max_tokens": 1.0}, "max_tokens: 1 is neither 0 nor at least 2"},
+		{map[string]any{"path": model, "batch": 0.0}, "batch: 0 is not at least 1"},
 	} {
 		if _, err := s.newAnnotator(annotate.Config{Name: "reward", Params: c.params}, nil, "go"); err == nil || !strings.HasPrefix(err.Error(), c.want) {
 			t.Errorf("%v: error %v, want %q", c.params, err, c.want)
@@ -329,38 +503,56 @@ func TestRewardConfigErrors(t *testing.T) {
 	}
 }
 
-// An exported reward model, its adapter folded, says what it said.
+// An exported reward model, its adapter folded, says what it said, and so does one that was merged.
 func TestExportReward(t *testing.T) {
 	dir := rewardFiles(t)
 	s := &Session{Offline: true}
-	model, whole := filepath.Join(dir, "model"), filepath.Join(dir, "whole")
-	if _, err := s.TrainReward(t.Context(), rewardFile(t, dir, "steps=4"), model, &silent{}); err != nil {
+	if _, err := s.TrainReward(t.Context(), rewardFile(t, dir, "members=2", "steps=4"), filepath.Join(dir, "models"), &silent{}); err != nil {
 		t.Fatal(err)
 	}
-	a, err := s.OpenArtifact(t.Context(), model, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close()
-	if err := a.Export(whole, ExportOptions{}); err != nil {
-		t.Fatal(err)
+	one, two := filepath.Join(dir, "models", "member-0"), filepath.Join(dir, "models", "member-1")
+	export := func(a *Artifact, name string, o ExportOptions) string {
+		t.Helper()
+		path := filepath.Join(dir, name)
+		if err := a.Export(path, o); err != nil {
+			t.Fatal(err)
+		}
+		return path
 	}
 	req := []annotate.Request{{Prompt: "what is it?", Completions: []string{" thanks tea", " shut up"}}}
-	var got [2][][][]float64
-	for i, path := range []string{model, whole} {
+	rewards := func(path string) []float64 {
+		t.Helper()
 		m, err := s.OpenReward(t.Context(), path, RewardOptions{Backend: "go", Chat: "none"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got[i], err = m.Rewards(t.Context(), req); err != nil {
+		v, err := m.Rewards(t.Context(), req)
+		if err != nil {
 			t.Fatal(err)
 		}
+		return v[0][0]
 	}
-	for k, v := range got[0][0][0] {
-		if w := got[1][0][0][k]; math.Abs(v-w) > 1e-5 {
-			t.Errorf("reward %d is %g, exported %g", k, v, w)
+	same := func(what, path string, want []float64) {
+		t.Helper()
+		for k, v := range rewards(path) {
+			if math.Abs(v-want[k]) > 1e-5 {
+				t.Errorf("%s: reward %d is %g, want %g", what, k, v, want[k])
+			}
 		}
 	}
+	same("exported", export(open(t, one, ""), "whole", ExportOptions{}), rewards(one))
+	for _, op := range []string{"mean_delta", "peft_linear"} {
+		merged, err := Merge([]*Artifact{open(t, one, ""), open(t, two, "")}, nil, MergeOptions{Op: op})
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(op, export(merged, op, ExportOptions{}), rewards(export(merged, op+"-adapter", ExportOptions{Adapter: true})))
+	}
+	copies, err := Merge([]*Artifact{open(t, one, ""), open(t, one, "")}, nil, MergeOptions{Op: "mean_delta"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	same("copies merged", export(copies, "copies", ExportOptions{Adapter: true}), rewards(one))
 }
 
 // The examples beside this file load.

@@ -23,6 +23,8 @@ import (
 //	             B = Σ√|wᵢsᵢ|·Bᵢ, scale 1. For equal weights its delta is (s/n)·Σᵢⱼ BᵢAⱼ: n times the mean for n copies,
 //	             and cross terms between different ones. The authors' code merges this way. Ranks must be equal.
 //
+// The head of reward models is Σwᵢ·headᵢ in both, which PEFT refuses to merge. All adapters have one, or none.
+//
 // Runs on the host; the result shares nothing with its inputs.
 func Merge(how string, adapters []*Adapter, weights []float64) (*Adapter, error) {
 	if len(adapters) == 0 {
@@ -41,6 +43,9 @@ func Merge(how string, adapters []*Adapter, weights []float64) (*Adapter, error)
 	first := adapters[0]
 	out, ranks := &Adapter{LoRA: first.LoRA, Weights: Weights{}}, map[string]int{}
 	for i, a := range adapters {
+		if (a.Weights[RewardHead] == nil) != (first.Weights[RewardHead] == nil) {
+			return nil, fmt.Errorf("merge: only one of adapters 0 and %d has %s, the head of a reward model", i, RewardHead)
+		}
 		if len(a.Weights) != len(first.Weights) {
 			return nil, fmt.Errorf("merge: adapter %d has %d tensors, adapter 0 has %d", i, len(a.Weights), len(first.Weights))
 		}
@@ -71,7 +76,30 @@ func Merge(how string, adapters []*Adapter, weights []float64) (*Adapter, error)
 		ranks[layer] = f.rank
 	}
 	out.LoRA.setRanks(ranks)
+	if first.Weights[RewardHead] != nil {
+		var err error
+		if out.Weights[RewardHead], err = sumHeads(adapters, weights); err != nil {
+			return nil, fmt.Errorf("merge: %w", err)
+		}
+	}
 	return out, nil
+}
+
+// sumHeads is the weighted sum of reward models' heads.
+func sumHeads(adapters []*Adapter, weights []float64) (*tensors.Tensor, error) {
+	want := adapters[0].Weights[RewardHead].Shape()
+	heads := make([]Reader, len(adapters))
+	for i, a := range adapters {
+		if got := a.Weights[RewardHead].Shape(); !got.Equal(want) {
+			return nil, fmt.Errorf("%s is %s in adapter %d, %s in adapter 0", RewardHead, got, i, want)
+		}
+		heads[i] = a.Over(nil) // a base is not asked for what the adapter has itself
+	}
+	flat := make([]float32, want.Size())
+	if err := Average(heads, weights)(RewardHead, flat); err != nil {
+		return nil, fmt.Errorf("%s: %w", RewardHead, err)
+	}
+	return tensors.FromFlatDataAndDimensions(flat, want.Dimensions...), nil
 }
 
 // setRanks gives every layer its rank and the scale 1.

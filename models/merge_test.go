@@ -2,6 +2,7 @@ package models
 
 import (
 	"math"
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -102,6 +103,68 @@ func TestPEFTLinearCrossTerms(t *testing.T) {
 	}
 	if d := delta(m, Linear{Name: "x.weight", Out: 1, In: 1}); math.Abs(d[0]-31) > 1e-4 {
 		t.Errorf("mean delta is %g, want 31", d[0])
+	}
+}
+
+// Both merges take the weighted sum of reward models' heads: over one body that is the weighted sum of the rewards.
+func TestMergeHeads(t *testing.T) {
+	c := rewardConfig(tiny)
+	s := NewScorer(backendtest.Go(t), c, Bucket)
+	defer s.Finalize()
+	base := lively(c, 1)
+	rows := randomRows(rand.New(rand.NewPCG(1, 2)), 3, 2, c.VocabSize)
+	rewards := func(a *Adapter) [][]float64 {
+		t.Helper()
+		if err := a.Check(c); err != nil {
+			t.Fatal(err)
+		}
+		v, err := s.Rewards(t.Context(), Policy{Base: base, Adapter: a}, rows, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	one, two := NewAdapter(c, tinyLoRA, 2), NewAdapter(c, tinyLoRA, 3) // no deltas yet: they differ by their heads
+	first, second := rewards(one), rewards(two)
+	for _, how := range []string{"mean_delta", "peft_linear"} {
+		for _, w := range [][]float64{nil, {0.25, 0.75}, {-0.5, 1.5}} {
+			merged, err := Merge(how, []*Adapter{one, two}, w)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if w == nil {
+				w = []float64{0.5, 0.5}
+			}
+			for i, row := range rewards(merged) {
+				for k, v := range row {
+					if want := w[0]*first[i][k] + w[1]*second[i][k]; math.Abs(v-want) > 1e-4 {
+						t.Errorf("%s, weights %v, row %d: reward %g, want %g", how, w, i, v, want)
+					}
+				}
+			}
+		}
+	}
+	if math.Abs(first[0][0]-second[0][0]) < 1e-2 {
+		t.Errorf("the heads hardly differ: %g and %g", first[0][0], second[0][0])
+	}
+	// With deltas, copies still merge to what they are.
+	a := livelyAdapter(c, tinyLoRA, 4)
+	copies, err := Merge("mean_delta", []*Adapter{a, a, a}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, row := range rewards(copies) {
+		for k, v := range row {
+			if want := rewards(a)[i][k]; math.Abs(v-want) > 1e-4*max(1, math.Abs(want)) {
+				t.Errorf("copies, row %d: reward %g, want %g", i, v, want)
+			}
+		}
+	}
+	headless := NewAdapter(tiny, tinyLoRA, 2)
+	for _, pair := range [][]*Adapter{{one, headless}, {headless, one}} {
+		if _, err := Merge("mean_delta", pair, nil); err == nil || err.Error() != "merge: only one of adapters 0 and 1 has score.weight, the head of a reward model" {
+			t.Errorf("error %v", err)
+		}
 	}
 }
 

@@ -2,9 +2,12 @@ package models
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/compute/dtypes/bfloat16"
 	op "github.com/gomlx/gomlx/core/graph"
 )
 
@@ -40,6 +43,33 @@ func (m *Model) RewardBase(seed uint64) Weights {
 		base[RewardHead] = fillWeights([]int{1, m.Config.HiddenSize}, func() float32 { return float32(rng.NormFloat64() * initStd) })
 	}
 	return base
+}
+
+// RewardAdapter is NewAdapter for a reward model to be trained from this one: the scalar head that it has goes on.
+func (m *Model) RewardAdapter(l LoRA, seed uint64) (*Adapter, error) {
+	a := NewAdapter(m.Config, l, seed)
+	head := m.Base[RewardHead]
+	if head == nil {
+		return a, nil
+	}
+	defer Weights{RewardHead: head}.dropHostCopies()
+	var read error
+	err := a.Weights[RewardHead].MutableFlatData(func(own any) {
+		read = head.ConstFlatData(func(all any) {
+			switch all := all.(type) {
+			case []float32:
+				copy(own.([]float32), all)
+			case []bfloat16.BFloat16:
+				for i, v := range all {
+					own.([]float32)[i] = v.Float32()
+				}
+			}
+		})
+	})
+	if err = errors.Join(err, read); err != nil {
+		return nil, fmt.Errorf("%s of the base: %w", RewardHead, err)
+	}
+	return a, nil
 }
 
 // RewardRow adds to every completion the token that Rewards does not look at.

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/gomlx/compute/dtypes"
+	"github.com/gomlx/gomlx/core/tensors"
 	"gobpo/models/backend/backendtest"
 )
 
@@ -68,6 +69,57 @@ func TestRewardsSeeTheirTextAlone(t *testing.T) {
 	}
 	if headed[0][0] == without[0][0] {
 		t.Error("the adapter's head is not used")
+	}
+}
+
+// An adapter to train a reward model further says what that model says, on a head of its own; one on a language model has a
+// head that is drawn.
+func TestRewardAdapter(t *testing.T) {
+	c := rewardConfig(tiny)
+	s := NewScorer(backendtest.Go(t), c, Bucket)
+	defer s.Finalize()
+	rows := randomRows(rand.New(rand.NewPCG(1, 2)), 3, 2, c.VocabSize)
+	full := lively(c, 1)
+	for name, base := range map[string]Weights{"float32": full, "bfloat16": halved(full)} {
+		m := &Model{Config: c, Base: base}
+		a, err := m.RewardAdapter(tinyLoRA, 2)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.Check(c); err != nil || a.Weights[RewardHead].DType() != dtypes.Float32 {
+			t.Errorf("%s: %v, head %s", name, err, a.Weights[RewardHead].Shape())
+		}
+		want, err := s.Rewards(t.Context(), Policy{Base: base}, rows, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := s.Rewards(t.Context(), Policy{Base: base, Adapter: a}, rows, 3)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range rows {
+			for k, v := range got[i] {
+				if d := math.Abs(v - want[i][k]); !(d <= 1e-5*max(1, math.Abs(v))) {
+					t.Errorf("%s, row %d: reward %g with the adapter, %g without", name, i, v, want[i][k])
+				}
+			}
+		}
+		a.Weights.Finalize()
+		if again, err := s.Rewards(t.Context(), Policy{Base: base}, rows, 3); err != nil || again[0][0] != want[0][0] {
+			t.Errorf("%s: the base without its adapter: %v, %v", name, again, err)
+		}
+	}
+	lm := &Model{Config: c, Base: lively(tiny, 1)}
+	a, err := lm.RewardAdapter(tinyLoRA, 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := lm.RewardAdapter(tinyLoRA, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if x, y := tensors.MustCopyFlatData[float32](a.Weights[RewardHead]), tensors.MustCopyFlatData[float32](b.Weights[RewardHead]); x[0] == y[0] || x[0] == 0 {
+		t.Errorf("heads of two seeds start with %g and %g", x[0], y[0])
 	}
 }
 

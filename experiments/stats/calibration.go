@@ -18,8 +18,8 @@ type Calibrated struct {
 	Bins []Bin   // those that hold pairs
 }
 
-// Calibration measures margins, r(chosen) − r(rejected). A pair's prediction is the text with the higher reward, its
-// confidence σ(|margin|) in [0.5, 1]; equal rewards are half right.
+// Calibration measures margins, r(chosen) − r(rejected), of which none is NaN. A pair's prediction is the text with the
+// higher reward, its confidence σ(|margin|) in [0.5, 1]; equal rewards are half right.
 func Calibration(margins []float64) Calibrated {
 	const bins = 10
 	var c Calibrated

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -70,6 +71,12 @@ chosen text (ln 2 = 0.693 is knowing nothing), ece the expected calibration erro
 longer text.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := o.Validate(); err != nil {
+				return fmt.Errorf("--%s", strings.ReplaceAll(err.Error(), "_", "-"))
+			}
+			if n < 0 {
+				return fmt.Errorf("--n: %d is negative", n)
+			}
 			pairs, err := data.LoadPreferences(args[1])
 			if err != nil {
 				return err
@@ -99,7 +106,7 @@ longer text.`,
 	f := cmd.Flags()
 	f.StringVar(&o.DType, "dtype", "", "float32 or bfloat16 (default: as it was trained, else float32)")
 	f.StringVar(&o.Chat, "chat", "", "auto: the model's chat template, or none (default: as it was trained, else auto)")
-	f.IntVar(&o.MaxTokens, "max-tokens", 0, "of prompt and completion (default: as it was trained, else the model's context)")
+	f.IntVar(&o.MaxTokens, "max-tokens", 0, "of prompt and completion (at least 2; default: as it was trained, else the model's context)")
 	f.IntVar(&o.Batch, "batch", 8, "pairs judged at a time")
 	f.IntVarP(&n, "n", "n", 0, "pairs; 0 is all")
 	f.BoolVar(&asJSON, "json", false, "print JSON")

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -28,6 +29,9 @@ same completions whatever else is in the file.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := m.check(); err != nil {
+				return err
+			}
+			if err := checkSampling(o, limit); err != nil {
 				return err
 			}
 			if out != "" && filepath.Ext(out) != ".parquet" && filepath.Ext(out) != ".jsonl" {
@@ -68,6 +72,25 @@ same completions whatever else is in the file.`,
 	f.IntVar(&o.Batch, "batch", o.Batch, "prompts a batch")
 	f.Uint64Var(&o.Seed, "seed", 0, "of the samples")
 	return cmd
+}
+
+// checkSampling refuses numbers that say nothing, some of which the sampler would take for its defaults.
+func checkSampling(o sample.Options, limit int) error {
+	for _, flag := range []struct {
+		name         string
+		value, least int
+	}{{"top-k", o.TopK, 0}, {"max-new-tokens", o.MaxNewTokens, 1}, {"max-prompt-tokens", limit, 0}, {"n", o.N, 1}, {"batch", o.Batch, 1}} {
+		if flag.value < flag.least {
+			return fmt.Errorf("--%s: %d is not at least %d", flag.name, flag.value, flag.least)
+		}
+	}
+	if !(o.Temperature >= 0) || math.IsInf(o.Temperature, 0) {
+		return fmt.Errorf("--temperature: %g is not 0 or more", o.Temperature)
+	}
+	if !(o.TopP > 0 && o.TopP <= 1) {
+		return fmt.Errorf("--top-p: %g is not in (0, 1]", o.TopP)
+	}
+	return nil
 }
 
 // promptsFrom reads prompts from a file, or as JSONL from standard input for "-".
