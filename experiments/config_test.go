@@ -91,6 +91,8 @@ func TestImpossibleCombinations(t *testing.T) {
 		"soft and drawn":   {"annotator={name: gold, temperature: 2}", "x.yaml: loss.soft_labels: 1 weighs pairs by their scores, which annotator.temperature 2 leaves as they are; leave one out"},
 		"no study":         {"start=checkpoint:study:.", "x.yaml: start: checkpoint:study:. must name a study, or one run as study:<study>/<run>"},
 		"study elsewhere":  {"mix={pairs: study:../s, share: 0.5}", "x.yaml: mix.pairs: study:../s must name a study, or one run as study:<study>/<run>"},
+		"no evaluator":     {"eval.annotator={max: 30, noise: 0.2}", "x.yaml: eval.annotator.name: no annotator named; one of gold, judge, length, logprob_judge, reward, rouge_l, sentiment, sum"},
+		"nor here":         {"eval.annotator.noise=0.2", "x.yaml: eval.annotator.name: no annotator named; one of gold, judge, length, logprob_judge, reward, rouge_l, sentiment, sum"},
 		"evaluator":        {"eval.annotator={name: gold, noise: 0.9}", "x.yaml: eval.annotator.noise: 0.9 is not a probability in [0, 0.5]"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -144,5 +144,8 @@ func parseAnnotator(s string, a *annotate.Config) error {
 	if err := yaml.Unmarshal([]byte(s), a); err != nil {
 		return fmt.Errorf("--annotator: %w", err)
 	}
+	if a.Name == "" { // it would pass for the default
+		return fmt.Errorf("--annotator: %q names no annotator", s)
+	}
 	return nil
 }
