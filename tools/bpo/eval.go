@@ -72,7 +72,7 @@ annotators are held to each other, or with --preferences to labels. See docs/eva
 				return err
 			}
 			if info.IsDir() {
-				if err := only("outputs, of which a run makes its own", "references"); err != nil {
+				if err := only(ownReferences, "references"); err != nil {
 					return err
 				}
 				e, err = newSession(cmd).EvaluateRun(cmd.Context(), args[0], useEval, func(c *experiments.Config) error {
