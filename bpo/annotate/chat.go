@@ -114,7 +114,7 @@ func (c *chatClient) complete(ctx context.Context, message string, seed uint64) 
 			return "", fmt.Errorf("cache: %w", err)
 		}
 	}
-	tries := 0
+	tries, wait := 0, newWaits()
 	raw, err := backoff.Retry(ctx, func() ([]byte, error) {
 		if tries++; tries > 1 {
 			c.add("judge/retries", 1)
@@ -123,8 +123,13 @@ func (c *chatClient) complete(ctx context.Context, message string, seed uint64) 
 			return nil, backoff.Permanent(err)
 		}
 		c.add("judge/requests", 1)
-		return c.post(ctx, body)
-	}, backoff.WithMaxTries(uint(c.Retries)+1), backoff.WithMaxElapsedTime(0), backoff.WithBackOff(waits()))
+		raw, err := c.post(ctx, body)
+		var told busy
+		if errors.As(err, &told) {
+			wait.atLeast = told.wait
+		}
+		return raw, err
+	}, backoff.WithMaxTries(uint(c.Retries)+1), backoff.WithMaxElapsedTime(0), backoff.WithBackOff(wait))
 	if err != nil {
 		if tries > 1 {
 			err = fmt.Errorf("after %d tries: %w", tries, err)
@@ -154,10 +159,28 @@ func (c *chatClient) complete(ctx context.Context, message string, seed uint64) 
 
 // waits grow fourfold from half a second to a minute, each drawn from half to one and a half times that. Six of them, nearly
 // three minutes, outlast a server's restart.
-func waits() backoff.BackOff {
+type waits struct {
+	*backoff.ExponentialBackOff
+	atLeast time.Duration // the next, as the server told: one that says 0 is down no shorter than one that says nothing
+}
+
+func newWaits() *waits {
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval, b.Multiplier, b.MaxInterval = 500*time.Millisecond, 4, time.Minute
-	return b
+	return &waits{ExponentialBackOff: b}
+}
+
+func (w *waits) NextBackOff() time.Duration {
+	next := max(w.ExponentialBackOff.NextBackOff(), w.atLeast)
+	w.atLeast = 0
+	return next
+}
+
+// busy is the answer of a server that says how long it wants to be left alone. It is not the library's own error for that,
+// which takes the place of a wait that may be longer.
+type busy struct {
+	error
+	wait time.Duration
 }
 
 // post makes one try. An error that another try cannot mend is marked so.
@@ -190,7 +213,7 @@ func (c *chatClient) post(ctx context.Context, body []byte) ([]byte, error) {
 			if wait > longestWait {
 				return nil, backoff.Permanent(fmt.Errorf("%w; it wants to be left alone for %v", err, wait.Round(time.Second)))
 			}
-			return nil, fmt.Errorf("%w (%w)", err, &backoff.RetryAfterError{Duration: wait})
+			return nil, busy{fmt.Errorf("%w (retry after %v)", err, wait), wait}
 		}
 		return nil, err
 	}
