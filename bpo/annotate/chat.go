@@ -31,6 +31,7 @@ type chatConfig struct {
 	Endpoint, Model, KeyEnv string
 	Cache                   string // directory; empty: none
 	MaxTokens, Retries      int
+	Concurrency             int     // requests at a time
 	Temperature, Rate       float64 // requests a second; 0: no limit
 	Timeout                 time.Duration
 	PriceIn, PriceOut       float64 // of a million tokens
@@ -40,11 +41,21 @@ type chatConfig struct {
 // library's own retries and defaults would hide some. Safe for concurrent use.
 type chatClient struct {
 	chatConfig
-	http  *http.Client
-	limit *rate.Limiter
+	http   *http.Client
+	places chan struct{} // of requests under way
+	limit  *rate.Limiter
 
 	mu    sync.Mutex
 	count map[string]float64
+}
+
+// limiters and places are shared by all clients of the process that give an endpoint the same limit: the trials of a sweep, and
+// annotator and evaluator of one, are one client to a server.
+var limiters, places sync.Map
+
+type limitKey struct {
+	endpoint string
+	limit    float64
 }
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
@@ -63,7 +74,12 @@ func newChatClient(c chatConfig) (*chatClient, error) {
 	if c.Rate > 0 {
 		limit = rate.Limit(c.Rate)
 	}
-	return &chatClient{chatConfig: c, http: &http.Client{Timeout: c.Timeout}, limit: rate.NewLimiter(limit, 1), count: map[string]float64{}}, nil
+	endpoint := strings.TrimSuffix(c.Endpoint, "/")
+	limiter, _ := limiters.LoadOrStore(limitKey{endpoint, c.Rate}, rate.NewLimiter(limit, 1))
+	place, _ := places.LoadOrStore(limitKey{endpoint, float64(c.Concurrency)}, make(chan struct{}, c.Concurrency))
+	return &chatClient{
+		chatConfig: c, http: &http.Client{Timeout: c.Timeout}, places: place.(chan struct{}), limit: limiter.(*rate.Limiter), count: map[string]float64{},
+	}, nil
 }
 
 // chatRequest is what is sent, and what an answer is kept under.
@@ -118,6 +134,12 @@ func (c *chatClient) complete(ctx context.Context, message string, seed uint64) 
 	raw, err := backoff.Retry(ctx, func() ([]byte, error) {
 		if tries++; tries > 1 {
 			c.add("judge/retries", 1)
+		}
+		select { // the place first: requests that have waited for their second must not pile up at it
+		case c.places <- struct{}{}:
+			defer func() { <-c.places }()
+		case <-ctx.Done():
+			return nil, backoff.Permanent(ctx.Err())
 		}
 		if err := c.limit.Wait(ctx); err != nil {
 			return nil, backoff.Permanent(err)

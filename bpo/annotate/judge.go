@@ -29,8 +29,8 @@ func init() {
 			{Name: "api_key_env", Default: "OPENAI_API_KEY", Doc: "environment variable that holds the key"},
 			{Name: "max_tokens", Default: 256.0, Doc: "of an answer"},
 			{Name: "sampling_temperature", Default: 0.0, Doc: "of the judge; above 0 its answers depend on the seed"},
-			{Name: "concurrency", Default: 8.0, Doc: "requests at a time"},
-			{Name: "rate", Default: 0.0, Doc: "requests a second at most; 0: no limit"},
+			{Name: "concurrency", Default: 8.0, Doc: "requests at a time, of all judges of the process that give the endpoint this number"},
+			{Name: "rate", Default: 0.0, Doc: "requests a second at most, shared likewise; 0: no limit"},
 			{Name: "retries", Default: 6.0, Doc: "of a request that fails in a way that may pass: timeouts, 408, 409, 429, 5xx, broken answers"},
 			{Name: "timeout", Default: 60.0, Doc: "seconds of one try"},
 			{Name: "cache", Default: "", Doc: "directory of answers by content, shared by runs and processes; empty: in the user's cache; none: not kept"},
@@ -89,7 +89,7 @@ func newJudge(a Args) (Annotator, error) {
 	}
 	j.client, err = newChatClient(chatConfig{
 		Endpoint: a.String("endpoint"), Model: a.String("model"), KeyEnv: a.String("api_key_env"), Cache: cache,
-		MaxTokens: int(a.Float("max_tokens")), Temperature: a.Float("sampling_temperature"), Rate: a.Float("rate"), Retries: int(a.Float("retries")),
+		Concurrency: j.concurrency, MaxTokens: int(a.Float("max_tokens")), Temperature: a.Float("sampling_temperature"), Rate: a.Float("rate"), Retries: int(a.Float("retries")),
 		Timeout: time.Duration(a.Float("timeout") * float64(time.Second)), PriceIn: a.Float("price_in"), PriceOut: a.Float("price_out"),
 	})
 	return j, err

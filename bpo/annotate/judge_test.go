@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"gobpo/bpo/annotate"
 	"gobpo/bpo/annotate/annotatetest"
 )
@@ -250,7 +252,23 @@ func TestJudgeWaitsAsTold(t *testing.T) {
 	}
 }
 
-// As many requests as configured are under way at a time, and no more.
+// atOnce lets judges of the same options, as a sweep's trials are, annotate at the same time.
+func (s *judgeServer) atOnce(t *testing.T, judges int, params map[string]any, reqs ...annotate.Request) {
+	t.Helper()
+	var group errgroup.Group
+	for range judges {
+		j := s.judge(t, params)
+		group.Go(func() error {
+			_, err := j.Annotate(t.Context(), reqs, 0)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// As many requests as configured are under way at a time, and no more, whoever asks.
 func TestJudgeConcurrency(t *testing.T) {
 	s := newJudgeServer(t)
 	var now, most atomic.Int64
@@ -262,9 +280,7 @@ func TestJudgeConcurrency(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 		return false
 	}
-	if _, err := s.judge(t, map[string]any{"concurrency": 3}).Annotate(t.Context(), []annotate.Request{{Completions: []string{"a", "bb", "ccc", "dddd", "eeeee"}}}, 0); err != nil {
-		t.Fatal(err)
-	}
+	s.atOnce(t, 3, map[string]any{"concurrency": 3}, annotate.Request{Completions: []string{"a", "bb", "ccc", "dddd"}})
 	if n := most.Load(); n < 2 || n > 3 {
 		t.Errorf("%d requests at a time, want 3", n)
 	}
@@ -391,11 +407,9 @@ func TestJudgeCountsWhatItCannotRead(t *testing.T) {
 func TestJudgeRateLimit(t *testing.T) {
 	s := newJudgeServer(t)
 	start := time.Now()
-	if _, err := s.judge(t, map[string]any{"rate": 20}).Annotate(t.Context(), []annotate.Request{{Completions: []string{"a", "bb", "ccc"}}}, 0); err != nil {
-		t.Fatal(err)
-	}
-	if took := time.Since(start); took < 5*50*time.Millisecond { // six questions
-		t.Errorf("six questions at 20 a second took %v", took)
+	s.atOnce(t, 3, map[string]any{"rate": 20}, annotate.Request{Completions: []string{"a", "bb", "ccc"}})
+	if took := time.Since(start); took < 17*50*time.Millisecond {
+		t.Errorf("three judges' six questions each at 20 a second took %v", took)
 	}
 }
 
