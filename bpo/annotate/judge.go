@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"gonum.org/v1/gonum/stat/distuv"
 )
 
 func init() {
@@ -34,7 +35,7 @@ func init() {
 			{Name: "retries", Default: 6.0, Doc: "of a request that fails in a way that may pass: timeouts, 408, 409, 429, 5xx, broken answers"},
 			{Name: "timeout", Default: 60.0, Doc: "seconds of one try"},
 			{Name: "cache", Default: "", Doc: "directory of answers by content, shared by runs and processes; empty: in the user's cache; none: not kept"},
-			{Name: "max_unparsed", Default: 0.1, Doc: "share of answers without a verdict, which count as ties, from which on the annotation fails"},
+			{Name: "max_unparsed", Default: 0.1, Doc: "share of answers without a verdict, which count as ties; more of them than it explains, over all asked so far, fail the annotation"},
 			{Name: "price_in", Default: 0.0, Doc: "of a million prompt tokens, for judge/cost"},
 			{Name: "price_out", Default: 0.0, Doc: "of a million answer tokens"},
 		},
@@ -54,6 +55,9 @@ type judge struct {
 	maxUnparsed float64
 	concurrency int
 	drawn       bool // answers are sampled
+
+	mu              sync.Mutex
+	asked, unparsed int // since the judge was made
 }
 
 func newJudge(a Args) (Annotator, error) {
@@ -182,14 +186,27 @@ func (j *judge) Annotate(ctx context.Context, reqs []Request, seed uint64) ([]Ju
 	if err := ctx.Err(); err != nil { // also with nothing to ask
 		return nil, fmt.Errorf("annotate with %s: %w", j.name, err)
 	}
-	if float64(unparsed) > j.maxUnparsed*float64(asked) {
-		return nil, fmt.Errorf("annotate with %s: %d of %d answers have no line \"Preferred: A\", \"B\" or \"tie\", more than max_unparsed = %g allows", j.name, unparsed, asked, j.maxUnparsed)
+	if err := j.count(asked, unparsed); err != nil {
+		return nil, fmt.Errorf("annotate with %s: %w", j.name, err)
 	}
 	out := make([]Judgment, len(reqs))
 	for i := range out {
 		out[i] = Judgment{Ranks: ranksOf(wins[i])}
 	}
 	return out, nil
+}
+
+// count adds a call's answers to those before, and fails where a share of max_unparsed would leave as many without a verdict
+// less than once in a thousand times. One call alone, perhaps of a step's few prompts, tells nothing of the share.
+func (j *judge) count(asked, unparsed int) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.asked, j.unparsed = j.asked+asked, j.unparsed+unparsed
+	n, k := float64(j.asked), float64(j.unparsed)
+	if k > j.maxUnparsed*n && (distuv.Binomial{N: n, P: j.maxUnparsed}).Survival(k-1) < 0.001 {
+		return fmt.Errorf("%d of %d answers so far have no line \"Preferred: A\", \"B\" or \"tie\", more than max_unparsed = %g explains", j.unparsed, j.asked, j.maxUnparsed)
+	}
+	return nil
 }
 
 // compare asks in both orders. The verdict for a is 1, 0, or ½ where the orders disagree, a tie was called, or an answer

@@ -399,8 +399,42 @@ func TestJudgeCountsWhatItCannotRead(t *testing.T) {
 	if j[0].Compare(1, 0) != 1 || annotate.Usage(a)["judge/unparsed"] != 1 {
 		t.Errorf("ranks %v, usage %v", j[0].Ranks, annotate.Usage(a))
 	}
-	if _, err = s.judge(t, nil).Annotate(t.Context(), twoAnswers, 0); err == nil || !strings.Contains(err.Error(), "1 of 2 answers have no line") {
+	if _, err = s.judge(t, map[string]any{"max_unparsed": 0}).Annotate(t.Context(), twoAnswers, 0); err == nil || !strings.HasSuffix(err.Error(), `: 1 of 2 answers so far have no line "Preferred: A", "B" or "tie", more than max_unparsed = 0 explains`) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// The share of answers without a verdict is that of all calls, and fails a judge where it cannot be chance.
+func TestJudgeMaxUnparsed(t *testing.T) {
+	for _, c := range []struct {
+		every   int // so many answers one has no verdict
+		max     float64
+		fails   int // at the call, of two questions each; 0: never
+		message string
+	}{
+		{1, 0.1, 2, "4 of 4 answers so far"},
+		{1, 1, 0, ""},
+		{2, 0.1, 6, "6 of 12 answers so far"}, // by chance 0.0005; 5 of 10 are 0.0016
+		{33, 0.1, 0, ""},
+		{33, 0.001, 50, "3 of 100 answers so far"},
+		{33, 0, 17, "1 of 34 answers so far"},
+	} {
+		s := newJudgeServer(t)
+		s.answer = func(_, _ string) string {
+			if s.asked%c.every == 0 {
+				return "I would rather not say."
+			}
+			return "Preferred: A"
+		}
+		a, failed, message := s.judge(t, map[string]any{"max_unparsed": c.max, "concurrency": 1}), 0, ""
+		for call := 1; call <= 200 && failed == 0; call++ {
+			if _, err := a.Annotate(t.Context(), twoAnswers, 0); err != nil {
+				failed, message = call, err.Error()
+			}
+		}
+		if failed != c.fails || !strings.Contains(message, c.message) {
+			t.Errorf("one in %d at %g fails at call %d, want %d: %s", c.every, c.max, failed, c.fails, message)
+		}
 	}
 }
 
