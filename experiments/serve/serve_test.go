@@ -128,7 +128,7 @@ func TestStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer res.Body.Close()
-	texts, reasons, usage, done := map[int]string{}, map[int]any{}, any(nil), false
+	texts, roles, reasons, usage, done := map[int]string{}, map[int][]any{}, map[int]any{}, any(nil), false
 	logProbs := map[int][]any{}
 	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
 		text, ok := strings.CutPrefix(lines.Text(), "data: ")
@@ -146,6 +146,7 @@ func TestStream(t *testing.T) {
 		for _, c := range at(chunk, "choices").([]any) {
 			i := int(at(c, "index").(float64))
 			texts[i] += at(c, "delta", "content").(string)
+			roles[i] = append(roles[i], at(c, "delta", "role"))
 			reasons[i] = at(c, "finish_reason")
 			logProbs[i] = append(logProbs[i], at(c, "logprobs", "content").([]any)...)
 		}
@@ -156,6 +157,9 @@ func TestStream(t *testing.T) {
 	for i := range 2 {
 		if texts[i] != at(whole, "choices", i, "message", "content") || reasons[i] != at(whole, "choices", i, "finish_reason") {
 			t.Errorf("choice %d streams %q (%v), want %v", i, texts[i], reasons[i], at(whole, "choices", i))
+		}
+		if r := roles[i]; len(r) < 2 || r[0] != "assistant" || slices.ContainsFunc(r[1:], func(role any) bool { return role != nil }) {
+			t.Errorf("choice %d streams the roles %v, want the first piece's alone", i, r)
 		}
 		if want := at(whole, "choices", i, "logprobs", "content"); !reflect.DeepEqual(any(logProbs[i]), want) {
 			t.Errorf("choice %d streams log-probs %v, want %v", i, logProbs[i], want)
