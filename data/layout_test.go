@@ -180,6 +180,50 @@ func TestLoadPromptsOwnSchema(t *testing.T) {
 	}
 }
 
+// Text that is not UTF-8 is refused wherever a column that is read holds it; bytes without a string annotation are text.
+func TestParquetTexts(t *testing.T) {
+	type message struct {
+		Role    []byte `parquet:"role"`
+		Content []byte `parquet:"content"`
+	}
+	type row struct {
+		Prompt   []byte    `parquet:"prompt"`
+		Messages []message `parquet:"messages,list"`
+		Extra    [][]byte  `parquet:"extra,list"` // a column no layout knows
+	}
+	turn := func(content string) row {
+		return row{nil, []message{{[]byte("user"), []byte(content)}, {[]byte("assistant"), []byte("Yo")}}, [][]byte{{0xff}}}
+	}
+	for name, c := range map[string]struct {
+		layout string
+		rows   []row
+		want   string
+	}{
+		"valid":   {"messages", []row{turn("Hi"), turn("Ho")}, ""},
+		"nested":  {"messages", []row{turn("Hi"), turn("H\xff")}, `row 2: column "messages": not valid UTF-8`},
+		"topmost": {"prompt-only", []row{{[]byte("Q\xff"), turn("Hi").Messages, nil}}, `row 1: column "prompt": not valid UTF-8`},
+	} {
+		path := filepath.Join(t.TempDir(), "f.parquet")
+		if err := parquet.WriteFile(path, c.rows); err != nil {
+			t.Fatal(err)
+		}
+		var got []Prompt
+		var failed error
+		for r, err := range convertAll(path, c.layout) {
+			if failed = err; err == nil {
+				got = append(got, *r.prompt)
+			}
+		}
+		if c.want != "" {
+			if failed == nil || failed.Error() != path+": "+c.want {
+				t.Errorf("%s: %v, want %s", name, failed, c.want)
+			}
+		} else if failed != nil || len(got) != 2 || got[1].Prompt != "user:\nHo\n\nassistant:\n" || got[1].Reference != "Yo" {
+			t.Errorf("%s: %+v, %v", name, got, failed)
+		}
+	}
+}
+
 // Every malformed input is one line that names the file and the place.
 func TestBadInput(t *testing.T) {
 	good := `{"prompt":"Q","label":"A"}` + "\n"
