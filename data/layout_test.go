@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -234,6 +235,9 @@ func TestBadInput(t *testing.T) {
 		"not UTF-8":        {"x.jsonl", good + "{\"prompt\":\"\xff\",\"label\":\"A\"}", "line 2: not valid UTF-8"},
 		"missing key":      {"x.jsonl", good + "\n" + `{"prompt":"Q"}`, `line 3: no key "label"`},
 		"wrong type":       {"x.jsonl", good + `{"prompt":3,"label":"A"}`, `line 2: key "prompt" is not text`},
+		"late label":       {"x.jsonl", `{"prompt":"Q"}` + "\n" + `{"prompt":"Q","label":null}` + "\n" + `{"prompt":"R","label":"A"}`, `line 3: key "label" would not be read: the file's first row lacks it (layout prompt-only); give it to every row, if only as null`},
+		"late completion":  {"x.jsonl", `{"prompt":"Q","id":1}` + "\n" + `{"prompt":"R","completion":"A"}`, `line 2: key "completion" would not be read`},
+		"late reference":   {"x.jsonl", `{"prompt":"Q"}` + "\n" + `{"prompt":"R","reference":"A"}`, `line 2: key "reference" would not be read`},
 		"unknown keys":     {"x.jsonl", `{"text":"a","b":1}`, "line 1: no layout has the keys {b, text}"},
 		"bad message":      {"x.jsonl", `{"prompt":[{"content":"a"}]}`, `line 1: key "prompt": message 0 has no role`},
 		"image":            {"x.jsonl", `{"prompt":[{"role":"user","content":[{"type":"image"}]}]}`, `of type "image"`},
@@ -253,6 +257,26 @@ func TestBadInput(t *testing.T) {
 	}
 	if _, err := LoadPrompts(filepath.Join(t.TempDir(), "absent.jsonl")); err == nil || !strings.Contains(err.Error(), "absent.jsonl") {
 		t.Errorf("absent file: %v", err)
+	}
+}
+
+// Rows may lack what their layout reads if it is there, and an import told the layout passes over other keys.
+func TestOptionalReference(t *testing.T) {
+	for name, c := range map[string]struct{ layout, content, want string }{
+		"later":  {"auto", `{"id":"1","prompt":"Q"}` + "\n" + `{"prompt":"R","reference":"A","label":"B"}`, "A"},
+		"null":   {"auto", `{"prompt":"Q","label":null}` + "\n" + `{"prompt":"R","label":"A"}`, "A"},
+		"unread": {"prompt-only", `{"prompt":"Q"}` + "\n" + `{"prompt":"R","label":"A"}`, ""},
+	} {
+		var got []string
+		for r, err := range convertAll(file(t, "x.jsonl", c.content), c.layout) {
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			got = append(got, r.prompt.Reference)
+		}
+		if !slices.Equal(got, []string{"", c.want}) {
+			t.Errorf("%s: references %q, want none and %q", name, got, c.want)
+		}
 	}
 }
 
