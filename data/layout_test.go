@@ -58,7 +58,8 @@ func TestPromptLayouts(t *testing.T) {
 		{`{"prompt":"Q","completion":" A"}`, "prompt-completion", Prompt{Prompt: "Q", Reference: " A"}},
 		{`{"prompt":"Q"}`, "prompt-only", Prompt{Prompt: "Q"}},
 		{`{"id":"x","prompt":"Q","reference":"A"}`, "prompts", Prompt{ID: "x", Prompt: "Q", Reference: "A"}},
-		{`{"prompt":"Q","reference":"A","messages":[{"role":"user","content":"q"}]}`, "prompts", Prompt{Prompt: "Q", Reference: "A", Messages: []Message{{"user", "q"}}}},
+		{`{"prompt":"user:\nHi\n\nassistant:\n","reference":"A","messages":[{"role":"user","content":"Hi"}]}`, "prompts", Prompt{Prompt: "user:\nHi\n\nassistant:\n", Reference: "A", Messages: hi}},
+		{`{"id":"x","prompt":[{"role":"user","content":"Hi"}],"messages":null}`, "prompts", Prompt{ID: "x", Prompt: "user:\nHi\n\nassistant:\n", Messages: hi}},
 		{`{"prompt":[{"role":"user","content":"Hi"}]}`, "prompt-only", Prompt{Prompt: "user:\nHi\n\nassistant:\n", Messages: hi}},
 		{`{"prompt":[{"role":"user","content":"Hi"}],"completion":[{"role":"assistant","content":"Yo"}]}`, "prompt-completion",
 			Prompt{Prompt: "user:\nHi\n\nassistant:\n", Messages: hi, Reference: "Yo"}},
@@ -165,7 +166,7 @@ func TestForeignParquet(t *testing.T) {
 
 func TestLoadPromptsOwnSchema(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "p.parquet")
-	want := []Prompt{{ID: "mine", Prompt: "Q", Reference: "A", Messages: []Message{{"user", "Q"}}}, {ID: "b", Prompt: "Q2"}}
+	want := []Prompt{{ID: "mine", Prompt: "user:\nQ\n\nassistant:\n", Reference: "A", Messages: []Message{{"user", "Q"}}}, {ID: "b", Prompt: "Q2"}}
 	if err := Write(path, want, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -238,6 +239,9 @@ func TestBadInput(t *testing.T) {
 		"late label":       {"x.jsonl", `{"prompt":"Q"}` + "\n" + `{"prompt":"Q","label":null}` + "\n" + `{"prompt":"R","label":"A"}`, `line 3: key "label" would not be read: the file's first row lacks it (layout prompt-only); give it to every row, if only as null`},
 		"late completion":  {"x.jsonl", `{"prompt":"Q","id":1}` + "\n" + `{"prompt":"R","completion":"A"}`, `line 2: key "completion" would not be read`},
 		"late reference":   {"x.jsonl", `{"prompt":"Q"}` + "\n" + `{"prompt":"R","reference":"A"}`, `line 2: key "reference" would not be read`},
+		"answer too":       {"x.jsonl", `{"id":"1","prompt":"hi","messages":[{"role":"user","content":"hi"},{"role":"assistant","content":"hello"}]}`, `line 1: key "messages" is not the prompt as a conversation: prompt is not its plain rendering`},
+		"other messages":   {"x.jsonl", `{"id":"1","prompt":"user:\nhi\n\nassistant:\n"}` + "\n" + `{"id":"1","prompt":"user:\nhi\n\nassistant:\n","messages":[{"role":"user","content":"ho"}]}`, `line 2: key "messages" is not the prompt`},
+		"a pair's answer":  {"x.jsonl", `{"prompt":"hi","prompt_id":"p","chosen":"A","rejected":"B","messages":[{"role":"user","content":"hi"},{"role":"assistant","content":"A"}]}`, `line 1: key "messages" is not the prompt`},
 		"unknown keys":     {"x.jsonl", `{"text":"a","b":1}`, "line 1: no layout has the keys {b, text}"},
 		"bad message":      {"x.jsonl", `{"prompt":[{"content":"a"}]}`, `line 1: key "prompt": message 0 has no role`},
 		"image":            {"x.jsonl", `{"prompt":[{"role":"user","content":[{"type":"image"}]}]}`, `of type "image"`},
