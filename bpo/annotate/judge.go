@@ -76,7 +76,7 @@ func newJudge(a Args) (Annotator, error) {
 			return nil, fmt.Errorf("%s: %v is negative", share, a.Float(share))
 		}
 	}
-	j := &judge{name: a.Name, maxUnparsed: a.Float("max_unparsed"), concurrency: int(a.Float("concurrency")), drawn: a.Float("sampling_temperature") > 0}
+	j := &judge{name: a.Name, maxUnparsed: a.Float("max_unparsed"), concurrency: int(min(a.Float("concurrency"), 1<<20)), drawn: a.Float("sampling_temperature") > 0}
 	var err error
 	if j.question, err = JudgeTemplate(a.String("template")); err != nil {
 		return nil, err

@@ -460,6 +460,9 @@ func TestJudgeConfig(t *testing.T) {
 			t.Errorf("%v: error %v, want %q", params, err, want)
 		}
 	}
+	if _, err := annotate.New(annotate.Config{Name: "judge", Params: map[string]any{"endpoint": "http://localhost/v1", "model": "m", "concurrency": 1e300}}); err != nil {
+		t.Errorf("no limit: %v", err)
+	}
 	for _, c := range []struct{ want, endpoint, env string }{ // none shows what may be a key
 		{"endpoint: not a URL", "me:" + key + "@host/v1", "KEY"},
 		{"endpoint: not a URL", "http://" + key + ":x/v1", "KEY"},
