@@ -28,6 +28,9 @@ func convert(r rawRow, layout string) (row, error) {
 		if err := r.decode(p); err != nil {
 			return row{}, err
 		}
+		if err := r.conversation(p.Messages, p.Prompt); err != nil {
+			return row{}, err
+		}
 		return finishPair(p), nil
 	case "hh":
 		chosen, err := r.need("chosen")
@@ -65,8 +68,15 @@ func convertPrompt(r rawRow, layout string) (row, error) {
 		return row{}, err
 	}
 	if layout == "prompts" && r.fields["messages"] != nil && string(r.fields["messages"]) != "[]" {
-		if p.Messages, _, err = r.messages("messages"); err != nil {
+		given, _, err := r.messages("messages")
+		if err == nil {
+			err = r.conversation(given, p.Prompt)
+		}
+		if err != nil {
 			return row{}, err
+		}
+		if given != nil {
+			p.Messages = given
 		}
 	}
 	switch layout {
@@ -85,6 +95,15 @@ func convertPrompt(r rawRow, layout string) (row, error) {
 		}
 	}
 	return finishPrompt(p), nil
+}
+
+// conversation is an error where a row's messages are not its prompt's: other tools keep the answer there too, which a model
+// with a chat template would then be asked with.
+func (r rawRow) conversation(msgs []Message, prompt string) error {
+	if len(msgs) > 0 && RenderMessages(msgs) != prompt {
+		return fmt.Errorf("%s: key \"messages\" is not the prompt as a conversation: prompt is not its plain rendering", r.at)
+	}
+	return nil
 }
 
 // reply is a completion: text, or a list of exactly one assistant message.

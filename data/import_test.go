@@ -159,6 +159,9 @@ func TestImportRoundTrip(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := drawPreference(t)
 		p.Chosen, p.Rejected, p.Prompt = "c"+p.Chosen, "r"+p.Rejected, "p"+p.Prompt
+		if len(p.Messages) > 0 {
+			p.Prompt = RenderMessages(p.Messages)
+		}
 		p.ID, p.PromptID = "i"+p.ID, "j"+p.PromptID
 		if err := Write(a, []Preference{p}, nil); err != nil {
 			t.Fatal(err)

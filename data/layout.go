@@ -62,6 +62,19 @@ func detect(r rawRow) (string, error) {
 	return "", fmt.Errorf("%s: no layout has the keys %s (known: prompt,label · prompt,completion · prompt · messages · [prompt,]chosen,rejected)", r.at, keyList(r.fields))
 }
 
+// unread is an error where the layout that the first row shows would pass over the row's reference: the first may have none.
+func (r rawRow) unread(layout string) error {
+	if layout != "prompt-only" && (layout != "prompts" || r.fields["reference"] != nil) {
+		return nil
+	}
+	for _, k := range []string{"reference", "label", "completion"} {
+		if raw := r.fields[k]; raw != nil && string(raw) != "null" {
+			return fmt.Errorf("%s: key %q would not be read: the file's first row lacks it (layout %s); give it to every row, if only as null", r.at, k, layout)
+		}
+	}
+	return nil
+}
+
 func keyList(fields map[string]json.RawMessage) string {
 	var keys []string
 	for k := range fields {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -57,7 +58,8 @@ func TestPromptLayouts(t *testing.T) {
 		{`{"prompt":"Q","completion":" A"}`, "prompt-completion", Prompt{Prompt: "Q", Reference: " A"}},
 		{`{"prompt":"Q"}`, "prompt-only", Prompt{Prompt: "Q"}},
 		{`{"id":"x","prompt":"Q","reference":"A"}`, "prompts", Prompt{ID: "x", Prompt: "Q", Reference: "A"}},
-		{`{"prompt":"Q","reference":"A","messages":[{"role":"user","content":"q"}]}`, "prompts", Prompt{Prompt: "Q", Reference: "A", Messages: []Message{{"user", "q"}}}},
+		{`{"prompt":"user:\nHi\n\nassistant:\n","reference":"A","messages":[{"role":"user","content":"Hi"}]}`, "prompts", Prompt{Prompt: "user:\nHi\n\nassistant:\n", Reference: "A", Messages: hi}},
+		{`{"id":"x","prompt":[{"role":"user","content":"Hi"}],"messages":null}`, "prompts", Prompt{ID: "x", Prompt: "user:\nHi\n\nassistant:\n", Messages: hi}},
 		{`{"prompt":[{"role":"user","content":"Hi"}]}`, "prompt-only", Prompt{Prompt: "user:\nHi\n\nassistant:\n", Messages: hi}},
 		{`{"prompt":[{"role":"user","content":"Hi"}],"completion":[{"role":"assistant","content":"Yo"}]}`, "prompt-completion",
 			Prompt{Prompt: "user:\nHi\n\nassistant:\n", Messages: hi, Reference: "Yo"}},
@@ -164,7 +166,7 @@ func TestForeignParquet(t *testing.T) {
 
 func TestLoadPromptsOwnSchema(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "p.parquet")
-	want := []Prompt{{ID: "mine", Prompt: "Q", Reference: "A", Messages: []Message{{"user", "Q"}}}, {ID: "b", Prompt: "Q2"}}
+	want := []Prompt{{ID: "mine", Prompt: "user:\nQ\n\nassistant:\n", Reference: "A", Messages: []Message{{"user", "Q"}}}, {ID: "b", Prompt: "Q2"}}
 	if err := Write(path, want, nil); err != nil {
 		t.Fatal(err)
 	}
@@ -180,6 +182,50 @@ func TestLoadPromptsOwnSchema(t *testing.T) {
 	}
 }
 
+// Text that is not UTF-8 is refused wherever a column that is read holds it; bytes without a string annotation are text.
+func TestParquetTexts(t *testing.T) {
+	type message struct {
+		Role    []byte `parquet:"role"`
+		Content []byte `parquet:"content"`
+	}
+	type row struct {
+		Prompt   []byte    `parquet:"prompt"`
+		Messages []message `parquet:"messages,list"`
+		Extra    [][]byte  `parquet:"extra,list"` // a column no layout knows
+	}
+	turn := func(content string) row {
+		return row{nil, []message{{[]byte("user"), []byte(content)}, {[]byte("assistant"), []byte("Yo")}}, [][]byte{{0xff}}}
+	}
+	for name, c := range map[string]struct {
+		layout string
+		rows   []row
+		want   string
+	}{
+		"valid":   {"messages", []row{turn("Hi"), turn("Ho")}, ""},
+		"nested":  {"messages", []row{turn("Hi"), turn("H\xff")}, `row 2: column "messages": not valid UTF-8`},
+		"topmost": {"prompt-only", []row{{[]byte("Q\xff"), turn("Hi").Messages, nil}}, `row 1: column "prompt": not valid UTF-8`},
+	} {
+		path := filepath.Join(t.TempDir(), "f.parquet")
+		if err := parquet.WriteFile(path, c.rows); err != nil {
+			t.Fatal(err)
+		}
+		var got []Prompt
+		var failed error
+		for r, err := range convertAll(path, c.layout) {
+			if failed = err; err == nil {
+				got = append(got, *r.prompt)
+			}
+		}
+		if c.want != "" {
+			if failed == nil || failed.Error() != path+": "+c.want {
+				t.Errorf("%s: %v, want %s", name, failed, c.want)
+			}
+		} else if failed != nil || len(got) != 2 || got[1].Prompt != "user:\nHo\n\nassistant:\n" || got[1].Reference != "Yo" {
+			t.Errorf("%s: %+v, %v", name, got, failed)
+		}
+	}
+}
+
 // Every malformed input is one line that names the file and the place.
 func TestBadInput(t *testing.T) {
 	good := `{"prompt":"Q","label":"A"}` + "\n"
@@ -190,6 +236,12 @@ func TestBadInput(t *testing.T) {
 		"not UTF-8":        {"x.jsonl", good + "{\"prompt\":\"\xff\",\"label\":\"A\"}", "line 2: not valid UTF-8"},
 		"missing key":      {"x.jsonl", good + "\n" + `{"prompt":"Q"}`, `line 3: no key "label"`},
 		"wrong type":       {"x.jsonl", good + `{"prompt":3,"label":"A"}`, `line 2: key "prompt" is not text`},
+		"late label":       {"x.jsonl", `{"prompt":"Q"}` + "\n" + `{"prompt":"Q","label":null}` + "\n" + `{"prompt":"R","label":"A"}`, `line 3: key "label" would not be read: the file's first row lacks it (layout prompt-only); give it to every row, if only as null`},
+		"late completion":  {"x.jsonl", `{"prompt":"Q","id":1}` + "\n" + `{"prompt":"R","completion":"A"}`, `line 2: key "completion" would not be read`},
+		"late reference":   {"x.jsonl", `{"prompt":"Q"}` + "\n" + `{"prompt":"R","reference":"A"}`, `line 2: key "reference" would not be read`},
+		"answer too":       {"x.jsonl", `{"id":"1","prompt":"hi","messages":[{"role":"user","content":"hi"},{"role":"assistant","content":"hello"}]}`, `line 1: key "messages" is not the prompt as a conversation: prompt is not its plain rendering`},
+		"other messages":   {"x.jsonl", `{"id":"1","prompt":"user:\nhi\n\nassistant:\n"}` + "\n" + `{"id":"1","prompt":"user:\nhi\n\nassistant:\n","messages":[{"role":"user","content":"ho"}]}`, `line 2: key "messages" is not the prompt`},
+		"a pair's answer":  {"x.jsonl", `{"prompt":"hi","prompt_id":"p","chosen":"A","rejected":"B","messages":[{"role":"user","content":"hi"},{"role":"assistant","content":"A"}]}`, `line 1: key "messages" is not the prompt`},
 		"unknown keys":     {"x.jsonl", `{"text":"a","b":1}`, "line 1: no layout has the keys {b, text}"},
 		"bad message":      {"x.jsonl", `{"prompt":[{"content":"a"}]}`, `line 1: key "prompt": message 0 has no role`},
 		"image":            {"x.jsonl", `{"prompt":[{"role":"user","content":[{"type":"image"}]}]}`, `of type "image"`},
@@ -209,6 +261,26 @@ func TestBadInput(t *testing.T) {
 	}
 	if _, err := LoadPrompts(filepath.Join(t.TempDir(), "absent.jsonl")); err == nil || !strings.Contains(err.Error(), "absent.jsonl") {
 		t.Errorf("absent file: %v", err)
+	}
+}
+
+// Rows may lack what their layout reads if it is there, and an import told the layout passes over other keys.
+func TestOptionalReference(t *testing.T) {
+	for name, c := range map[string]struct{ layout, content, want string }{
+		"later":  {"auto", `{"id":"1","prompt":"Q"}` + "\n" + `{"prompt":"R","reference":"A","label":"B"}`, "A"},
+		"null":   {"auto", `{"prompt":"Q","label":null}` + "\n" + `{"prompt":"R","label":"A"}`, "A"},
+		"unread": {"prompt-only", `{"prompt":"Q"}` + "\n" + `{"prompt":"R","label":"A"}`, ""},
+	} {
+		var got []string
+		for r, err := range convertAll(file(t, "x.jsonl", c.content), c.layout) {
+			if err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			got = append(got, r.prompt.Reference)
+		}
+		if !slices.Equal(got, []string{"", c.want}) {
+			t.Errorf("%s: references %q, want none and %q", name, got, c.want)
+		}
 	}
 }
 

@@ -74,9 +74,13 @@ type located struct {
 // one its first row shows.
 func convertAll(path, layout string) iter.Seq2[located, error] {
 	return func(yield func(located, error) bool) {
+		detected := layout == "auto"
 		for raw, err := range rawRows(path) {
 			if err == nil && layout == "auto" {
 				layout, err = detect(raw)
+			}
+			if err == nil && detected {
+				err = raw.unread(layout)
 			}
 			var r row
 			if err == nil {

@@ -10,6 +10,7 @@ import (
 	"io"
 	"iter"
 	"os"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/parquet-go/parquet-go"
@@ -217,7 +218,7 @@ func jsonFields(v any) (map[string]json.RawMessage, error) {
 		if b, ok := v.([]byte); ok { // BYTE_ARRAY without a string annotation
 			v = string(b)
 		}
-		if s, ok := v.(string); ok && !utf8.ValidString(s) && knownKeys[k] {
+		if knownKeys[k] && !validTexts(v) {
 			return nil, fmt.Errorf("column %q: not valid UTF-8", k)
 		}
 		b, err := json.Marshal(v)
@@ -227,4 +228,21 @@ func jsonFields(v any) (map[string]json.RawMessage, error) {
 		fields[k] = b
 	}
 	return fields, nil
+}
+
+// validTexts says whether all texts in a value are valid UTF-8; encoding/json would put U+FFFD there and say nothing.
+func validTexts(v any) bool {
+	switch t := v.(type) {
+	case string:
+		return utf8.ValidString(t)
+	case []any:
+		return !slices.ContainsFunc(t, func(v any) bool { return !validTexts(v) })
+	case map[string]any:
+		for _, v := range t {
+			if !validTexts(v) {
+				return false
+			}
+		}
+	}
+	return true
 }

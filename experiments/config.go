@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -132,7 +133,7 @@ func (c *Config) resolve() {
 			c.Annotator.Name = "gold"
 		}
 	}
-	if c.Eval.Annotator.Name == "" {
+	if reflect.DeepEqual(c.Eval.Annotator, annotate.Config{}) { // one that has options and no name is a mistake, see Validate
 		c.Eval.Annotator = c.Annotator
 		c.Eval.Annotator.Noise, c.Eval.Annotator.Temperature = 0, 0
 	}

@@ -91,6 +91,8 @@ func TestImpossibleCombinations(t *testing.T) {
 		"soft and drawn":   {"annotator={name: gold, temperature: 2}", "x.yaml: loss.soft_labels: 1 weighs pairs by their scores, which annotator.temperature 2 leaves as they are; leave one out"},
 		"no study":         {"start=checkpoint:study:.", "x.yaml: start: checkpoint:study:. must name a study, or one run as study:<study>/<run>"},
 		"study elsewhere":  {"mix={pairs: study:../s, share: 0.5}", "x.yaml: mix.pairs: study:../s must name a study, or one run as study:<study>/<run>"},
+		"no evaluator":     {"eval.annotator={max: 30, noise: 0.2}", "x.yaml: eval.annotator.name: no annotator named; one of gold, judge, length, logprob_judge, reward, rouge_l, sentiment, sum"},
+		"nor here":         {"eval.annotator.noise=0.2", "x.yaml: eval.annotator.name: no annotator named; one of gold, judge, length, logprob_judge, reward, rouge_l, sentiment, sum"},
 		"evaluator":        {"eval.annotator={name: gold, noise: 0.9}", "x.yaml: eval.annotator.noise: 0.9 is not a probability in [0, 0.5]"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -226,13 +228,16 @@ func TestDefaultsDependOnOtherKeys(t *testing.T) {
 }
 
 func TestResolvedConfigRoundTrips(t *testing.T) {
-	trials, msg := load(t, taskYAML+"annotator: {name: sum, of: [{name: length, max: 9}, {name: rouge_l, weight: 2}]}\n", nil, nil)
+	trials, msg := load(t, taskYAML+"annotator: {name: sum, of: [{name: length, max: 9}, {name: rouge_l, weight: 2}, {name: sentiment, weight: 0}]}\n", nil, nil)
 	if msg != "" {
 		t.Fatal(msg)
 	}
 	first, err := trials[0].Config.YAML()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if n := strings.Count(string(first), "weight: 0\n"); n != 2 { // of the annotator and the evaluator
+		t.Errorf("weight: 0 stands %d times in\n%s", n, first)
 	}
 	again, msg := load(t, string(first), nil, nil)
 	if msg != "" {
@@ -265,7 +270,7 @@ func TestHash(t *testing.T) {
 		t.Error("K=4 of T=8 is F=2 in other words")
 	}
 	seen := map[string]string{base: "base"}
-	for _, other := range []string{"seed=1", "loss.beta=0.2", "refresh=8", "reference=sft", "annotator={name: gold, noise: 0.1}", "eval.n=3", "model.scratch.layers=2", "backend=go"} {
+	for _, other := range []string{"annotator={name: sum, of: [{name: gold}]}", "annotator={name: sum, of: [{name: gold, weight: 0}]}", "seed=1", "loss.beta=0.2", "refresh=8", "reference=sft", "annotator={name: gold, noise: 0.1}", "eval.n=3", "model.scratch.layers=2", "backend=go"} {
 		h := hash(other)
 		if seen[h] != "" {
 			t.Errorf("%s hashes as %s", other, seen[h])

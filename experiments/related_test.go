@@ -164,6 +164,7 @@ func TestGivenPairsInTemplate(t *testing.T) {
 		p := data.Preference{Prompt: fmt.Sprintf("what is tea %d", i), Chosen: " thanks", Rejected: " rug up"}
 		if i%2 == 0 {
 			p.Messages = []data.Message{{Role: "user", Content: "is it tea"}, {Role: "assistant", Content: "rug"}, {Role: "user", Content: fmt.Sprint("what ", i)}}
+			p.Prompt = data.RenderMessages(p.Messages)
 		}
 		text = append(text, p)
 		asked, _, err := tokenise(&m, "auto", []data.Prompt{{Prompt: p.Prompt, Messages: p.Messages}}, 99)

@@ -80,7 +80,7 @@ func TestConformance(t *testing.T) {
 		"length":    length,
 		"sentiment": {Name: "sentiment"},
 		"gold":      {Name: "gold"},
-		"sum":       {Name: "sum", Of: []annotate.Config{{Name: "sentiment", Weight: -0.5}, length}},
+		"sum":       {Name: "sum", Of: []annotate.Config{{Name: "sentiment", Weight: new(-0.5)}, length}},
 		"noisy":     {Name: "gold", Noise: 0.2},
 		"bradley":   {Name: "sentiment", Temperature: 0.5},
 		"both":      {Name: "sentiment", Temperature: 0.5, Noise: 0.1},

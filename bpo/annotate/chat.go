@@ -31,6 +31,7 @@ type chatConfig struct {
 	Endpoint, Model, KeyEnv string
 	Cache                   string // directory; empty: none
 	MaxTokens, Retries      int
+	Concurrency             int     // requests at a time
 	Temperature, Rate       float64 // requests a second; 0: no limit
 	Timeout                 time.Duration
 	PriceIn, PriceOut       float64 // of a million tokens
@@ -40,11 +41,21 @@ type chatConfig struct {
 // library's own retries and defaults would hide some. Safe for concurrent use.
 type chatClient struct {
 	chatConfig
-	http  *http.Client
-	limit *rate.Limiter
+	http   *http.Client
+	places chan struct{} // of requests under way
+	limit  *rate.Limiter
 
 	mu    sync.Mutex
 	count map[string]float64
+}
+
+// limiters and places are shared by all clients of the process that give an endpoint the same limit: the trials of a sweep, and
+// annotator and evaluator of one, are one client to a server.
+var limiters, places sync.Map
+
+type limitKey struct {
+	endpoint string
+	limit    float64
 }
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
@@ -63,7 +74,12 @@ func newChatClient(c chatConfig) (*chatClient, error) {
 	if c.Rate > 0 {
 		limit = rate.Limit(c.Rate)
 	}
-	return &chatClient{chatConfig: c, http: &http.Client{Timeout: c.Timeout}, limit: rate.NewLimiter(limit, 1), count: map[string]float64{}}, nil
+	endpoint := strings.TrimSuffix(c.Endpoint, "/")
+	limiter, _ := limiters.LoadOrStore(limitKey{endpoint, c.Rate}, rate.NewLimiter(limit, 1))
+	place, _ := places.LoadOrStore(limitKey{endpoint, float64(c.Concurrency)}, make(chan struct{}, c.Concurrency))
+	return &chatClient{
+		chatConfig: c, http: &http.Client{Timeout: c.Timeout}, places: place.(chan struct{}), limit: limiter.(*rate.Limiter), count: map[string]float64{},
+	}, nil
 }
 
 // chatRequest is what is sent, and what an answer is kept under.
@@ -114,17 +130,28 @@ func (c *chatClient) complete(ctx context.Context, message string, seed uint64) 
 			return "", fmt.Errorf("cache: %w", err)
 		}
 	}
-	tries := 0
+	tries, wait := 0, newWaits()
 	raw, err := backoff.Retry(ctx, func() ([]byte, error) {
 		if tries++; tries > 1 {
 			c.add("judge/retries", 1)
+		}
+		select { // the place first: requests that have waited for their second must not pile up at it
+		case c.places <- struct{}{}:
+			defer func() { <-c.places }()
+		case <-ctx.Done():
+			return nil, backoff.Permanent(ctx.Err())
 		}
 		if err := c.limit.Wait(ctx); err != nil {
 			return nil, backoff.Permanent(err)
 		}
 		c.add("judge/requests", 1)
-		return c.post(ctx, body)
-	}, backoff.WithMaxTries(uint(c.Retries)+1), backoff.WithMaxElapsedTime(0), backoff.WithBackOff(waits()))
+		raw, err := c.post(ctx, body)
+		var told busy
+		if errors.As(err, &told) {
+			wait.atLeast = told.wait
+		}
+		return raw, err
+	}, backoff.WithMaxTries(uint(c.Retries)+1), backoff.WithMaxElapsedTime(0), backoff.WithBackOff(wait))
 	if err != nil {
 		if tries > 1 {
 			err = fmt.Errorf("after %d tries: %w", tries, err)
@@ -154,10 +181,28 @@ func (c *chatClient) complete(ctx context.Context, message string, seed uint64) 
 
 // waits grow fourfold from half a second to a minute, each drawn from half to one and a half times that. Six of them, nearly
 // three minutes, outlast a server's restart.
-func waits() backoff.BackOff {
+type waits struct {
+	*backoff.ExponentialBackOff
+	atLeast time.Duration // the next, as the server told: one that says 0 is down no shorter than one that says nothing
+}
+
+func newWaits() *waits {
 	b := backoff.NewExponentialBackOff()
 	b.InitialInterval, b.Multiplier, b.MaxInterval = 500*time.Millisecond, 4, time.Minute
-	return b
+	return &waits{ExponentialBackOff: b}
+}
+
+func (w *waits) NextBackOff() time.Duration {
+	next := max(w.ExponentialBackOff.NextBackOff(), w.atLeast)
+	w.atLeast = 0
+	return next
+}
+
+// busy is the answer of a server that says how long it wants to be left alone. It is not the library's own error for that,
+// which takes the place of a wait that may be longer.
+type busy struct {
+	error
+	wait time.Duration
 }
 
 // post makes one try. An error that another try cannot mend is marked so.
@@ -190,7 +235,7 @@ func (c *chatClient) post(ctx context.Context, body []byte) ([]byte, error) {
 			if wait > longestWait {
 				return nil, backoff.Permanent(fmt.Errorf("%w; it wants to be left alone for %v", err, wait.Round(time.Second)))
 			}
-			return nil, fmt.Errorf("%w (%w)", err, &backoff.RetryAfterError{Duration: wait})
+			return nil, busy{fmt.Errorf("%w (retry after %v)", err, wait), wait}
 		}
 		return nil, err
 	}

@@ -21,8 +21,8 @@ type Config struct {
 	Noise float64 `mapstructure:"noise" yaml:"noise,omitempty" json:"noise,omitempty"`
 	// Temperature > 0 samples labels from Bradley–Terry: P(a ≻ b) = σ((score_a − score_b)/temperature). 0 = by score.
 	Temperature float64 `mapstructure:"temperature" yaml:"temperature,omitempty" json:"temperature,omitempty"`
-	// Weight of this annotator inside a sum; 0 or unset = 1.
-	Weight float64 `mapstructure:"weight" yaml:"weight,omitempty" json:"weight,omitempty"`
+	// Weight of this annotator inside a sum; nil = 1.
+	Weight *float64 `mapstructure:"weight" yaml:"weight,omitempty" json:"weight,omitempty"`
 	// Of are the terms of a sum.
 	Of []Config `mapstructure:"of" yaml:"of,omitempty" json:"of,omitempty"`
 	// Params are the parameters of the kind, see [Kind].Params.
@@ -50,7 +50,7 @@ func New(c Config, extra ...Kind) (Annotator, error) {
 		return nil, fmt.Errorf("noise: %v is not a probability in [0, 0.5]", c.Noise)
 	case !(c.Temperature >= 0) || math.IsInf(c.Temperature, 0):
 		return nil, fmt.Errorf("temperature: %v is negative or not finite", c.Temperature)
-	case c.Weight != 0:
+	case c.Weight != nil:
 		return nil, fmt.Errorf("weight: only the terms of a sum have weights")
 	}
 	return WithNoise(WithTemperature(base, c.Temperature), c.Noise), nil
@@ -79,9 +79,9 @@ func build(c Config, extra []Kind) (Annotator, error) {
 		if term.Noise != 0 || term.Temperature != 0 {
 			return nil, fmt.Errorf("%snoise: labels are made from the whole sum; set noise and temperature beside it", at)
 		}
-		w := term.Weight
-		if w == 0 {
-			w = 1
+		w := 1.0
+		if term.Weight != nil {
+			w = *term.Weight
 		}
 		if math.IsNaN(w) || math.IsInf(w, 0) {
 			return nil, fmt.Errorf("%sweight: %v is not finite", at, w)

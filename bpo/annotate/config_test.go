@@ -41,7 +41,7 @@ func TestConfigErrorsAreOneLineWithTheKey(t *testing.T) {
 		{annotate.Config{Name: "rouge_l", Noise: 0.6}, "noise: 0.6 is not a probability in [0, 0.5]"},
 		{annotate.Config{Name: "rouge_l", Noise: -0.1}, "noise: -0.1 is not a probability in [0, 0.5]"},
 		{annotate.Config{Name: "rouge_l", Temperature: -1}, "temperature: -1 is negative or not finite"},
-		{annotate.Config{Name: "rouge_l", Weight: 2}, "weight: only the terms of a sum have weights"},
+		{annotate.Config{Name: "rouge_l", Weight: new(2.0)}, "weight: only the terms of a sum have weights"},
 		{annotate.Config{Name: "sum"}, "of: sum needs at least one term"},
 		{annotate.Config{Name: "rouge_l", Of: []annotate.Config{{Name: "length"}}}, "of: only sum has terms, not rouge_l"},
 		{annotate.Config{Name: "sum", Of: []annotate.Config{{Name: "rouge_l"}, {Name: "lenght"}}},
@@ -50,6 +50,7 @@ func TestConfigErrorsAreOneLineWithTheKey(t *testing.T) {
 			"of[0].of[0].max: length needs a longest length above 0"},
 		{annotate.Config{Name: "sum", Of: []annotate.Config{{Name: "rouge_l", Noise: 0.1}}},
 			"of[0].noise: labels are made from the whole sum; set noise and temperature beside it"},
+		{annotate.Config{Name: "rouge_l", Weight: new(0.0)}, "weight: only the terms of a sum have weights"},
 	} {
 		_, err := annotate.New(c.config)
 		if err == nil || err.Error() != c.want {
@@ -64,9 +65,11 @@ noise: 0.1
 of:
   - {name: rouge_l, weight: 1}
   - {name: length, weight: 0.2, max: 30, unit: chars}
+  - {name: sentiment, weight: 0}
+  - {name: sentiment}
 `
 
-const treeName = "sum(1*rouge_l, 0.2*length(max=30, unit=chars))+noise=0.1"
+const treeName = "sum(1*rouge_l, 0.2*length(max=30, unit=chars), 0*sentiment, 1*sentiment)+noise=0.1"
 
 // The tree decodes from the YAML that users write, through mapstructure (viper) as through yaml, and back.
 func TestConfigDecodes(t *testing.T) {

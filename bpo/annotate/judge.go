@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+	"gonum.org/v1/gonum/stat/distuv"
 )
 
 func init() {
@@ -29,12 +30,12 @@ func init() {
 			{Name: "api_key_env", Default: "OPENAI_API_KEY", Doc: "environment variable that holds the key"},
 			{Name: "max_tokens", Default: 256.0, Doc: "of an answer"},
 			{Name: "sampling_temperature", Default: 0.0, Doc: "of the judge; above 0 its answers depend on the seed"},
-			{Name: "concurrency", Default: 8.0, Doc: "requests at a time"},
-			{Name: "rate", Default: 0.0, Doc: "requests a second at most; 0: no limit"},
+			{Name: "concurrency", Default: 8.0, Doc: "requests at a time, of all judges of the process that give the endpoint this number"},
+			{Name: "rate", Default: 0.0, Doc: "requests a second at most, shared likewise; 0: no limit"},
 			{Name: "retries", Default: 6.0, Doc: "of a request that fails in a way that may pass: timeouts, 408, 409, 429, 5xx, broken answers"},
 			{Name: "timeout", Default: 60.0, Doc: "seconds of one try"},
 			{Name: "cache", Default: "", Doc: "directory of answers by content, shared by runs and processes; empty: in the user's cache; none: not kept"},
-			{Name: "max_unparsed", Default: 0.1, Doc: "share of answers without a verdict, which count as ties, from which on the annotation fails"},
+			{Name: "max_unparsed", Default: 0.1, Doc: "share of answers without a verdict, which count as ties; more of them than it explains, over all asked so far, fail the annotation"},
 			{Name: "price_in", Default: 0.0, Doc: "of a million prompt tokens, for judge/cost"},
 			{Name: "price_out", Default: 0.0, Doc: "of a million answer tokens"},
 		},
@@ -54,6 +55,9 @@ type judge struct {
 	maxUnparsed float64
 	concurrency int
 	drawn       bool // answers are sampled
+
+	mu              sync.Mutex
+	asked, unparsed int // since the judge was made
 }
 
 func newJudge(a Args) (Annotator, error) {
@@ -72,7 +76,7 @@ func newJudge(a Args) (Annotator, error) {
 			return nil, fmt.Errorf("%s: %v is negative", share, a.Float(share))
 		}
 	}
-	j := &judge{name: a.Name, maxUnparsed: a.Float("max_unparsed"), concurrency: int(a.Float("concurrency")), drawn: a.Float("sampling_temperature") > 0}
+	j := &judge{name: a.Name, maxUnparsed: a.Float("max_unparsed"), concurrency: int(min(a.Float("concurrency"), 1<<20)), drawn: a.Float("sampling_temperature") > 0}
 	var err error
 	if j.question, err = JudgeTemplate(a.String("template")); err != nil {
 		return nil, err
@@ -89,7 +93,7 @@ func newJudge(a Args) (Annotator, error) {
 	}
 	j.client, err = newChatClient(chatConfig{
 		Endpoint: a.String("endpoint"), Model: a.String("model"), KeyEnv: a.String("api_key_env"), Cache: cache,
-		MaxTokens: int(a.Float("max_tokens")), Temperature: a.Float("sampling_temperature"), Rate: a.Float("rate"), Retries: int(a.Float("retries")),
+		Concurrency: j.concurrency, MaxTokens: int(a.Float("max_tokens")), Temperature: a.Float("sampling_temperature"), Rate: a.Float("rate"), Retries: int(a.Float("retries")),
 		Timeout: time.Duration(a.Float("timeout") * float64(time.Second)), PriceIn: a.Float("price_in"), PriceOut: a.Float("price_out"),
 	})
 	return j, err
@@ -182,14 +186,27 @@ func (j *judge) Annotate(ctx context.Context, reqs []Request, seed uint64) ([]Ju
 	if err := ctx.Err(); err != nil { // also with nothing to ask
 		return nil, fmt.Errorf("annotate with %s: %w", j.name, err)
 	}
-	if float64(unparsed) > j.maxUnparsed*float64(asked) {
-		return nil, fmt.Errorf("annotate with %s: %d of %d answers have no line \"Preferred: A\", \"B\" or \"tie\", more than max_unparsed = %g allows", j.name, unparsed, asked, j.maxUnparsed)
+	if err := j.count(asked, unparsed); err != nil {
+		return nil, fmt.Errorf("annotate with %s: %w", j.name, err)
 	}
 	out := make([]Judgment, len(reqs))
 	for i := range out {
 		out[i] = Judgment{Ranks: ranksOf(wins[i])}
 	}
 	return out, nil
+}
+
+// count adds a call's answers to those before, and fails where a share of max_unparsed would leave as many without a verdict
+// less than once in a thousand times. One call alone, perhaps of a step's few prompts, tells nothing of the share.
+func (j *judge) count(asked, unparsed int) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.asked, j.unparsed = j.asked+asked, j.unparsed+unparsed
+	n, k := float64(j.asked), float64(j.unparsed)
+	if k > j.maxUnparsed*n && (distuv.Binomial{N: n, P: j.maxUnparsed}).Survival(k-1) < 0.001 {
+		return fmt.Errorf("%d of %d answers so far have no line \"Preferred: A\", \"B\" or \"tie\", more than max_unparsed = %g explains", j.unparsed, j.asked, j.maxUnparsed)
+	}
+	return nil
 }
 
 // compare asks in both orders. The verdict for a is 1, 0, or ½ where the orders disagree, a tie was called, or an answer

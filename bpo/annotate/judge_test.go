@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"gobpo/bpo/annotate"
 	"gobpo/bpo/annotate/annotatetest"
 )
@@ -225,28 +227,48 @@ func TestJudgeRetryAfter(t *testing.T) {
 	}
 }
 
-// A Retry-After is waited for: longer than the first wait is by itself, at most 0.75 s.
+// A Retry-After is waited for where it is longer than the first wait is by itself, a quarter to three quarters of a second.
 func TestJudgeWaitsAsTold(t *testing.T) {
-	s := newJudgeServer(t)
-	var at []time.Time // of all tries
-	s.fault = func(w http.ResponseWriter, try int) bool {
-		at = append(at, time.Now())
-		if len(at) > 1 {
-			return false
-		}
-		w.Header().Set("Retry-After", "1")
-		w.WriteHeader(http.StatusTooManyRequests)
-		return true
-	}
-	if _, err := s.judge(t, map[string]any{"concurrency": 1}).Annotate(t.Context(), twoAnswers, 0); err != nil {
-		t.Fatal(err)
-	}
-	if waited := at[1].Sub(at[0]); len(at) != 3 || waited < time.Second {
-		t.Errorf("%d tries, the second after %v", len(at), waited)
+	for after, least := range map[string]time.Duration{"1": time.Second, "0": time.Second / 4, "Mon, 02 Jan 2006 15:04:05 GMT": time.Second / 4} {
+		t.Run(after, func(t *testing.T) {
+			s := newJudgeServer(t)
+			var at []time.Time // of all tries
+			s.fault = func(w http.ResponseWriter, try int) bool {
+				at = append(at, time.Now())
+				if len(at) > 1 {
+					return false
+				}
+				w.Header().Set("Retry-After", after)
+				w.WriteHeader(http.StatusTooManyRequests)
+				return true
+			}
+			if _, err := s.judge(t, map[string]any{"concurrency": 1}).Annotate(t.Context(), twoAnswers, 0); err != nil {
+				t.Fatal(err)
+			}
+			if waited := at[1].Sub(at[0]); len(at) != 3 || waited < least {
+				t.Errorf("%d tries, the second after %v", len(at), waited)
+			}
+		})
 	}
 }
 
-// As many requests as configured are under way at a time, and no more.
+// atOnce lets judges of the same options, as a sweep's trials are, annotate at the same time.
+func (s *judgeServer) atOnce(t *testing.T, judges int, params map[string]any, reqs ...annotate.Request) {
+	t.Helper()
+	var group errgroup.Group
+	for range judges {
+		j := s.judge(t, params)
+		group.Go(func() error {
+			_, err := j.Annotate(t.Context(), reqs, 0)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// As many requests as configured are under way at a time, and no more, whoever asks.
 func TestJudgeConcurrency(t *testing.T) {
 	s := newJudgeServer(t)
 	var now, most atomic.Int64
@@ -258,9 +280,7 @@ func TestJudgeConcurrency(t *testing.T) {
 		time.Sleep(20 * time.Millisecond)
 		return false
 	}
-	if _, err := s.judge(t, map[string]any{"concurrency": 3}).Annotate(t.Context(), []annotate.Request{{Completions: []string{"a", "bb", "ccc", "dddd", "eeeee"}}}, 0); err != nil {
-		t.Fatal(err)
-	}
+	s.atOnce(t, 3, map[string]any{"concurrency": 3}, annotate.Request{Completions: []string{"a", "bb", "ccc", "dddd"}})
 	if n := most.Load(); n < 2 || n > 3 {
 		t.Errorf("%d requests at a time, want 3", n)
 	}
@@ -379,19 +399,51 @@ func TestJudgeCountsWhatItCannotRead(t *testing.T) {
 	if j[0].Compare(1, 0) != 1 || annotate.Usage(a)["judge/unparsed"] != 1 {
 		t.Errorf("ranks %v, usage %v", j[0].Ranks, annotate.Usage(a))
 	}
-	if _, err = s.judge(t, nil).Annotate(t.Context(), twoAnswers, 0); err == nil || !strings.Contains(err.Error(), "1 of 2 answers have no line") {
+	if _, err = s.judge(t, map[string]any{"max_unparsed": 0}).Annotate(t.Context(), twoAnswers, 0); err == nil || !strings.HasSuffix(err.Error(), `: 1 of 2 answers so far have no line "Preferred: A", "B" or "tie", more than max_unparsed = 0 explains`) {
 		t.Errorf("error %v", err)
+	}
+}
+
+// The share of answers without a verdict is that of all calls, and fails a judge where it cannot be chance.
+func TestJudgeMaxUnparsed(t *testing.T) {
+	for _, c := range []struct {
+		every   int // so many answers one has no verdict
+		max     float64
+		fails   int // at the call, of two questions each; 0: never
+		message string
+	}{
+		{1, 0.1, 2, "4 of 4 answers so far"},
+		{1, 1, 0, ""},
+		{2, 0.1, 6, "6 of 12 answers so far"}, // by chance 0.0005; 5 of 10 are 0.0016
+		{33, 0.1, 0, ""},
+		{33, 0.001, 50, "3 of 100 answers so far"},
+		{33, 0, 17, "1 of 34 answers so far"},
+	} {
+		s := newJudgeServer(t)
+		s.answer = func(_, _ string) string {
+			if s.asked%c.every == 0 {
+				return "I would rather not say."
+			}
+			return "Preferred: A"
+		}
+		a, failed, message := s.judge(t, map[string]any{"max_unparsed": c.max, "concurrency": 1}), 0, ""
+		for call := 1; call <= 200 && failed == 0; call++ {
+			if _, err := a.Annotate(t.Context(), twoAnswers, 0); err != nil {
+				failed, message = call, err.Error()
+			}
+		}
+		if failed != c.fails || !strings.Contains(message, c.message) {
+			t.Errorf("one in %d at %g fails at call %d, want %d: %s", c.every, c.max, failed, c.fails, message)
+		}
 	}
 }
 
 func TestJudgeRateLimit(t *testing.T) {
 	s := newJudgeServer(t)
 	start := time.Now()
-	if _, err := s.judge(t, map[string]any{"rate": 20}).Annotate(t.Context(), []annotate.Request{{Completions: []string{"a", "bb", "ccc"}}}, 0); err != nil {
-		t.Fatal(err)
-	}
-	if took := time.Since(start); took < 5*50*time.Millisecond { // six questions
-		t.Errorf("six questions at 20 a second took %v", took)
+	s.atOnce(t, 3, map[string]any{"rate": 20}, annotate.Request{Completions: []string{"a", "bb", "ccc"}})
+	if took := time.Since(start); took < 17*50*time.Millisecond {
+		t.Errorf("three judges' six questions each at 20 a second took %v", took)
 	}
 }
 
@@ -407,6 +459,9 @@ func TestJudgeConfig(t *testing.T) {
 		if _, err := annotate.New(annotate.Config{Name: "judge", Params: params}); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%v: error %v, want %q", params, err, want)
 		}
+	}
+	if _, err := annotate.New(annotate.Config{Name: "judge", Params: map[string]any{"endpoint": "http://localhost/v1", "model": "m", "concurrency": 1e300}}); err != nil {
+		t.Errorf("no limit: %v", err)
 	}
 	for _, c := range []struct{ want, endpoint, env string }{ // none shows what may be a key
 		{"endpoint: not a URL", "me:" + key + "@host/v1", "KEY"},

@@ -127,8 +127,8 @@ func TestSentiment(t *testing.T) {
 
 func TestSum(t *testing.T) {
 	c := annotate.Config{Name: "sum", Of: []annotate.Config{
-		{Name: "rouge_l", Weight: 2},
-		{Name: "length", Weight: -0.5, Params: map[string]any{"max": 1, "decay": 2}},
+		{Name: "rouge_l", Weight: new(2.0)},
+		{Name: "length", Weight: new(-0.5), Params: map[string]any{"max": 1, "decay": 2}},
 		{Name: "sum", Of: []annotate.Config{{Name: "rouge_l"}}}, // weights default to 1, sums nest
 	}}
 	// "a b" against "a": ROUGE-L 2/3; length 2 is 1 above the window: 0.5.
@@ -146,7 +146,7 @@ func TestSum(t *testing.T) {
 
 func TestGold(t *testing.T) {
 	reward := func(prompt, completion string) float64 { return float64(len(prompt)*10 + len(completion)) }
-	c := annotate.Config{Name: "sum", Of: []annotate.Config{{Name: "gold", Weight: 2}}}
+	c := annotate.Config{Name: "sum", Of: []annotate.Config{{Name: "gold", Weight: new(2.0)}}}
 	a, err := annotate.New(c, annotate.Gold(reward))
 	if err != nil {
 		t.Fatal(err)

@@ -39,6 +39,9 @@ func TestOpenAIClient(t *testing.T) {
 		if at(got, "chat", i) != want || at(got, "stream", i) != want || at(got, "parts", i) != want || want == "" {
 			t.Errorf("choice %d: chat %q, stream %q, parts %q, want %q", i, at(got, "chat", i), at(got, "stream", i), at(got, "parts", i), want)
 		}
+		if together := at(got, "put together", i); !reflect.DeepEqual(together, []any{"assistant", want}) {
+			t.Errorf("choice %d put together: %q, want the assistant's %q", i, together, want)
+		}
 		if len(logProbs) != len(at(chat, "choices", i, "logprobs", "content").([]any)) || !reflect.DeepEqual(at(got, "stream logprobs", i), any(logProbs)) {
 			t.Errorf("choice %d: log-probs %v, stream %v", i, logProbs, at(got, "stream logprobs", i))
 		}

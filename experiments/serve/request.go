@@ -13,8 +13,8 @@ import (
 	"gobpo/data"
 )
 
-// request is what is understood of both kinds; other fields are ignored, as by most servers, but for those that would
-// change the text (see check).
+// request is what is understood of both kinds, and what would change the text and is refused (see check); other fields are
+// ignored, as by most servers.
 type request struct {
 	Model       string    `json:"model"`
 	Messages    []message `json:"messages"`
@@ -30,11 +30,19 @@ type request struct {
 	Options     struct {
 		Usage bool `json:"include_usage"`
 	} `json:"stream_options"`
-	LogProbs         any     `json:"logprobs"` // bool in chat, number in completions
-	TopLogProbs      int     `json:"top_logprobs"`
-	FrequencyPenalty float64 `json:"frequency_penalty"`
-	PresencePenalty  float64 `json:"presence_penalty"`
-	Tools            []any   `json:"tools"`
+	LogProbs         any                `json:"logprobs"` // bool in chat, number in completions
+	TopLogProbs      int                `json:"top_logprobs"`
+	FrequencyPenalty float64            `json:"frequency_penalty"`
+	PresencePenalty  float64            `json:"presence_penalty"`
+	Tools            []any              `json:"tools"`
+	Functions        []any              `json:"functions"` // the older name of tools
+	LogitBias        map[string]float64 `json:"logit_bias"`
+	Format           struct {
+		Type string `json:"type"`
+	} `json:"response_format"`
+	Echo   bool   `json:"echo"`
+	Suffix string `json:"suffix"`
+	BestOf int    `json:"best_of"`
 }
 
 type message struct {
@@ -128,8 +136,18 @@ func (q *request) check(s *server, chat bool) error {
 		return fmt.Errorf("n: %d is more than 16", q.N)
 	case q.TopLogProbs > 0 || wanted(q.LogProbs) && !chat:
 		return errors.New("top_logprobs: log-probs of other tokens than the sampled one are not given")
-	case q.FrequencyPenalty != 0 || q.PresencePenalty != 0 || len(q.Tools) > 0:
+	case q.FrequencyPenalty != 0 || q.PresencePenalty != 0 || len(q.Tools)+len(q.Functions) > 0:
 		return errors.New("penalties and tools are not supported")
+	case len(q.LogitBias) > 0:
+		return errors.New("logit_bias: not supported")
+	case q.Format.Type != "" && q.Format.Type != "text":
+		return fmt.Errorf("response_format: %q is not supported, text is", q.Format.Type)
+	case q.Echo:
+		return errors.New("echo: the prompt is not repeated")
+	case q.Suffix != "":
+		return errors.New("suffix: not supported")
+	case q.BestOf > q.N: // as many as n are all of them
+		return fmt.Errorf("best_of: %d completions are not made to choose %d of them", q.BestOf, q.N)
 	}
 	return nil
 }

@@ -128,7 +128,7 @@ func TestStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer res.Body.Close()
-	texts, reasons, usage, done := map[int]string{}, map[int]any{}, any(nil), false
+	texts, roles, reasons, usage, done := map[int]string{}, map[int][]any{}, map[int]any{}, any(nil), false
 	logProbs := map[int][]any{}
 	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
 		text, ok := strings.CutPrefix(lines.Text(), "data: ")
@@ -146,6 +146,7 @@ func TestStream(t *testing.T) {
 		for _, c := range at(chunk, "choices").([]any) {
 			i := int(at(c, "index").(float64))
 			texts[i] += at(c, "delta", "content").(string)
+			roles[i] = append(roles[i], at(c, "delta", "role"))
 			reasons[i] = at(c, "finish_reason")
 			logProbs[i] = append(logProbs[i], at(c, "logprobs", "content").([]any)...)
 		}
@@ -156,6 +157,9 @@ func TestStream(t *testing.T) {
 	for i := range 2 {
 		if texts[i] != at(whole, "choices", i, "message", "content") || reasons[i] != at(whole, "choices", i, "finish_reason") {
 			t.Errorf("choice %d streams %q (%v), want %v", i, texts[i], reasons[i], at(whole, "choices", i))
+		}
+		if r := roles[i]; len(r) < 2 || r[0] != "assistant" || slices.ContainsFunc(r[1:], func(role any) bool { return role != nil }) {
+			t.Errorf("choice %d streams the roles %v, want the first piece's alone", i, r)
 		}
 		if want := at(whole, "choices", i, "logprobs", "content"); !reflect.DeepEqual(any(logProbs[i]), want) {
 			t.Errorf("choice %d streams log-probs %v, want %v", i, logProbs[i], want)
@@ -201,11 +205,27 @@ func TestErrors(t *testing.T) {
 		`{"messages": [{"role": "user", "content": "x"}], "tools": [{}]}`:                                                                       "tools are not supported",
 		`{"messages": [{"role": "user", "content": "x"}], "top_logprobs": 3}`:                                                                   "top_logprobs",
 		`{"messages": [{"role": "user", "content": "x"}], "stop": 3}`:                                                                           "not JSON as expected",
+		`{"messages": [{"role": "user", "content": "x"}], "functions": [{}]}`:                                                                   "tools are not supported",
+		`{"messages": [{"role": "user", "content": "x"}], "logit_bias": {"5": -100}}`:                                                           "logit_bias: not supported",
+		`{"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "json_object"}}`:                                          `response_format: "json_object" is not supported`,
+		`{"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "json_schema", "json_schema": {"name": "s"}}}`:            `response_format: "json_schema" is not supported`,
+		`{"messages": [{"role": "user", "content": "x"}], "response_format": "json"}`:                                                           "not JSON as expected",
+		`{"messages": [{"role": "user", "content": "x"}], "echo": true}`:                                                                        "echo: ",
+		`{"messages": [{"role": "user", "content": "x"}], "suffix": "y"}`:                                                                       "suffix: ",
+		`{"messages": [{"role": "user", "content": "x"}], "best_of": 2}`:                                                                        "best_of: 2 completions are not made to choose 1",
+		`{"messages": [{"role": "user", "content": "x"}], "n": 2, "best_of": 3, "stream": true}`:                                                "best_of: 3 completions",
 	} {
 		code, out := post(t, s, "/v1/chat/completions", body)
-		if code != 400 || !strings.Contains(at(out, "error", "message").(string), want) {
+		if code != 400 || at(out, "error", "type") != "invalid_request_error" || !strings.Contains(at(out, "error", "message").(string), want) {
 			t.Errorf("%s: %d %v, want %q", body, code, out, want)
 		}
+	}
+	// What asks for nothing else than is done passes.
+	if code, out := post(t, s, "/v1/completions", `{"prompt": "pack", "max_tokens": 1, "n": 2, "best_of": 2, "echo": false, "suffix": null, "logit_bias": {}, "response_format": {"type": "text"}, "tools": [], "user": "me"}`); code != 200 {
+		t.Errorf("%d %v", code, out)
+	}
+	if code, out := post(t, s, "/v1/chat/completions", `{"messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "best_of": 1, "echo": null, "suffix": "", "logit_bias": null, "response_format": null}`); code != 200 {
+		t.Errorf("%d %v", code, out)
 	}
 	if code, out := post(t, s, "/v1/embeddings", "{}"); code != 404 || !strings.Contains(at(out, "error", "message").(string), "is not served") {
 		t.Errorf("%d %v", code, out)

@@ -14,10 +14,11 @@ type stream struct {
 	q     request
 	begun bool     // the header is sent
 	sent  []ending // of each choice
+	named []bool   // of each choice, whether its role is sent
 }
 
 func newStream(w http.ResponseWriter, a answer, q request) *stream {
-	return &stream{answer: a, w: w, q: q, sent: make([]ending, q.N)}
+	return &stream{answer: a, w: w, q: q, sent: make([]ending, q.N), named: make([]bool, q.N)}
 }
 
 func (s *stream) send(choices []any, more map[string]any) {
@@ -59,15 +60,25 @@ func (s *stream) more(out []ending) {
 		}
 		piece := ending{c.tokens[len(sent.tokens):], c.logProbs[len(sent.tokens):], rest, ""}
 		if rest != "" {
-			s.send([]any{s.choice(i, "delta", piece)}, nil)
+			s.send([]any{s.delta(i, piece)}, nil)
 			piece.tokens, piece.text = nil, ""
 		}
 		if c.reason != "" {
 			piece.reason = c.reason
-			s.send([]any{s.choice(i, "delta", piece)}, nil)
+			s.send([]any{s.delta(i, piece)}, nil)
 		}
 		*sent = c
 	}
+}
+
+// delta is a choice's next piece. Only the first has the role: clients put together the texts of all.
+func (s *stream) delta(i int, piece ending) map[string]any {
+	choice := s.choice(i, "delta", piece)
+	if delta, chat := choice["delta"].(map[string]any); chat && s.named[i] {
+		delete(delta, "role")
+	}
+	s.named[i] = true
+	return choice
 }
 
 // certain is the part of an unfinished text that no stop text can take away any more.

@@ -277,7 +277,10 @@ func TestEvalMany(t *testing.T) {
 		"eval a/out.txt --bootstrap -1":            "bpo: --bootstrap: -1 resamples",
 		"eval --preferences pairs.jsonl -n 3":      "bpo: --n: only with a run or outputs",
 		"eval a --references refs.jsonl":           "bpo: --references: only with outputs",
+		"eval a b --references none.jsonl":         "bpo: --references: only with outputs",
+		"eval a/out.txt b --references refs.jsonl": "bpo: --references: only with outputs",
 		"eval a/out.txt refs.jsonl":                "bpo: a/out.txt: output 1 has no reference text",
+		"eval a --annotator {max:3}":               `bpo: --annotator: "{max:3}" names no annotator`,
 	} {
 		if _, stderr, status := cli(t, dir, "", strings.Fields(args)...); status == 0 || !strings.HasPrefix(stderr, want) || strings.Count(stderr, "\n") != 1 {
 			t.Errorf("%s: %d, %q", args, status, stderr)

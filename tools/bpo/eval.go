@@ -72,7 +72,7 @@ annotators are held to each other, or with --preferences to labels. See docs/eva
 				return err
 			}
 			if info.IsDir() {
-				if err := only("outputs, of which a run makes its own", "references"); err != nil {
+				if err := only(ownReferences, "references"); err != nil {
 					return err
 				}
 				e, err = newSession(cmd).EvaluateRun(cmd.Context(), args[0], useEval, func(c *experiments.Config) error {
@@ -143,6 +143,9 @@ func parseAnnotator(s string, a *annotate.Config) error {
 	}
 	if err := yaml.Unmarshal([]byte(s), a); err != nil {
 		return fmt.Errorf("--annotator: %w", err)
+	}
+	if a.Name == "" { // it would pass for the default
+		return fmt.Errorf("--annotator: %q names no annotator", s)
 	}
 	return nil
 }

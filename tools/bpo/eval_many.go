@@ -65,9 +65,15 @@ func evalMany(cmd *cobra.Command, paths []string, references string, evaluators 
 	return experiments.PrintAgreements(w, agreements)
 }
 
+// ownReferences says what --references is for: a run is measured by the prompts of its configuration.
+const ownReferences = "outputs, of which a run makes its own"
+
 // outputsAt reads a file of outputs, or those that a run was measured by.
 func outputsAt(path, references string) ([]data.Completion, error) {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		if references != "" {
+			return nil, fmt.Errorf("--references: only with %s", ownReferences)
+		}
 		return experiments.RunOutputs(path)
 	}
 	return outputsFrom(path, references)

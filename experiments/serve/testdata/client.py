@@ -24,6 +24,11 @@ for chunk in client.chat.completions.create(**question, stream=True, stream_opti
         got["stream logprobs"][c.index] += [t.logprob for t in c.logprobs.content or []] if c.logprobs else []
         got["stream reasons"][c.index] = c.finish_reason or ""
 
+with client.chat.completions.stream(**question) as stream:  # the client puts the pieces together
+    for _ in stream:
+        pass
+    got["put together"] = [[c.message.role, c.message.content] for c in stream.current_completion_snapshot.choices]
+
 parts = [{"type": "text", "text": "pack"}, {"type": "text", "text": " tea"}]
 got["parts"] = [c.message.content for c in client.chat.completions.create(**question | {"messages": [{"role": "user", "content": parts}]}).choices]
 
