@@ -11,7 +11,7 @@ func init() {
 		Name:   "dpo",
 		Doc:    "-(1-ε)·ln σ(βh) - ε·ln σ(-βh): DPO (arXiv 2305.18290 eq. 7), ε = label_smoothing gives cDPO",
 		Length: "sum", Smooths: true,
-		Fn:     dpo,
+		Fn: dpo,
 		Identity: func(LossConfig) float64 {
 			return math.Ln2
 		},
