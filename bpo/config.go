@@ -212,10 +212,19 @@ func (c *Config) ReferencePath() string {
 func (c *Config) Method() string {
 	loss := strings.ToUpper(c.Loss.Name)
 	onPolicy := c.Behavior == "learner" && c.K() == 1
+	free := c.Loss.ReferenceFree()
 	moving := c.Behavior != "sft" && c.Phases() > 1
 	switch {
 	case c.selfPlay():
 		return "self-play " + loss + " (SAPO)"
+	case free && c.OfflinePath() != "":
+		return "offline " + loss + " on given pairs"
+	case free && !moving:
+		return "offline " + loss
+	case free && onPolicy:
+		return "online " + loss + ", F=T"
+	case free:
+		return fmt.Sprintf("online %s, F=%d", loss, c.Phases())
 	case c.ReferencePath() != "":
 		return "golden-reference " + loss
 	case c.Reference == "ema":
@@ -273,6 +282,9 @@ func (c *Config) Validate() error {
 		}
 		return err
 	}
+	if c.BatchSize < 1 { // others are measured by it
+		return fmt.Errorf("batch_size: must be at least 1, got %d", c.BatchSize)
+	}
 	var reference, dataErr error
 	if c.ReferencePath() == "" {
 		reference = oneOf("reference", c.Reference, "sft", "behavior", "ema", "checkpoint:<path>")
@@ -302,7 +314,6 @@ func (c *Config) Validate() error {
 		check(!c.full() || c.Merge == "mean_delta", "merge", "%s merges adapters; full models have mean_delta, the mean of their weights", c.Merge),
 		oneOf("ties", c.Ties, "drop", "random"),
 		check(c.Steps >= 1, "steps", "T must be at least 1, got %d", c.Steps),
-		check(c.BatchSize >= 1, "batch_size", "must be at least 1, got %d", c.BatchSize),
 		check(c.MicroBatch >= 0 && c.BatchSize%c.Micro() == 0, "micro_batch", "%d does not divide batch_size %d", c.MicroBatch, c.BatchSize),
 		check(c.Mesh.Data >= 0 && c.Mesh.Model >= 0, "mesh", "data and model must be at least 1, got %d and %d", c.Mesh.Data, c.Mesh.Model),
 		check(c.Micro()%c.Mesh.Devices() == 0, "mesh", "the %d pairs of a gradient call (micro_batch) cannot be split over %d devices", c.Micro(), c.Mesh.Devices()),

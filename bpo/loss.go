@@ -161,6 +161,9 @@ func (c LossConfig) Apply(l Logps) *Node {
 	return out
 }
 
+// ReferenceFree says whether the configured loss ignores the reference.
+func (c LossConfig) ReferenceFree() bool { return losses[c.Name].ReferenceFree }
+
 // String says exactly which loss runs, e.g. "ipo (beta=0.1, length=mean)".
 func (c LossConfig) String() string {
 	loss, err := c.resolve()

@@ -574,6 +574,7 @@ func TestRelatedConfigErrors(t *testing.T) {
 		"loss.schedule.name: adaptive follows the KL to the behavior, which is 0": func(c *Config) {
 			c.Refresh, c.Loss.Schedule = c.Steps, BetaSchedule{Name: "adaptive", TargetKL: 1}
 		},
+		"batch_size: must be at least 1, got 0": func(c *Config) { c.BatchSize = 0 },
 		"ema_every: 100: ": func(c *Config) { c.Reference, c.EMAEvery = "ema", 100 },
 		"behavior: ":       func(c *Config) { c.Behavior = "emma" },
 	} {

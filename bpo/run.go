@@ -199,8 +199,11 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 		given     *offline                   // all pairs of an offline run, some of a mixed one's
 		samples   = &collector{run: r}
 		count     tally
+		asked     int // prompts since the run was started or resumed
+		made      int // steps with a pair of theirs, or done before
 		err       error
 	)
+	made = st.Step
 	offlineRun := cfg.OfflinePath() != ""
 	if path := cmp.Or(cfg.OfflinePath(), cfg.Mix.Pairs); path != "" {
 		if given, count, err = loadOffline(s, path); err != nil {
@@ -301,6 +304,9 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 			if err != nil {
 				return none, err
 			}
+			if asked, made = asked+counted.Prompts, made+len(fresh); made == 0 && given == nil && (asked >= noPairs || phase == cfg.Phases()-1) {
+				return none, fmt.Errorf("collect phase %d: none of %d prompts gave a pair (of the phase's %d: %d ties, %d with all completions the same), so there is nothing to learn from; see annotator, ties and sample", phase, asked, counted.Prompts, counted.Ties, counted.Identical)
+			}
 			if err := r.checkSampler(ctx, fresh, behavior); err != nil {
 				return none, err
 			}
@@ -341,6 +347,9 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 				return none, err
 			}
 		}
+		if r.isReference(step, ref) { // which margin is above 0 is then a matter of rounding
+			delete(m, "rewards/accuracies")
+		}
 		r.describe(m, step, phase, behavior, ref, count)
 		count = tally{} // told, now or before the run was resumed
 		if ref.kind == "ema" && (step+1)%cfg.EMAEvery == 0 {
@@ -360,6 +369,21 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 	}
 	// A run resumed after its last step.
 	return LoadPolicy(filepath.Join(s.Dir, PolicyFile), s.Model)
+}
+
+// noPairs is after how many prompts without any pair a run gives up.
+const noPairs = 64
+
+// isReference says whether the only learner is, at the start of a step, the reference of the step's pairs.
+func (r *run) isReference(step int, ref *reference) bool {
+	c := r.cfg
+	if c.Learners > 1 || r.loss.ReferenceFree {
+		return false
+	}
+	if step == 0 {
+		return ref.kind != "checkpoint"
+	}
+	return ref.kind == "behavior" && c.Behavior == "learner" && step%c.K() == 0 && c.Replay <= 1
 }
 
 // reference makes sure that the batch carries log-probs of the current reference.
@@ -389,9 +413,9 @@ func (r *run) step(learners []*learner, batch []*data.Preference, step int, m Me
 	behavior := 0.0 // mean over both completions of log π_β
 	for i, p := range batch {
 		weight := 1 / float64(len(batch))
-		rows[i] = example{
-			id: p.ID, row: rowOf(p), weight: weight,
-			extra: []float32{float32(sum(p.RefChosenLogps)), float32(sum(p.RefRejectedLogps)), float32(beta)},
+		rows[i] = example{id: p.ID, row: rowOf(p), weight: weight, extra: []float32{0, 0, float32(beta)}}
+		if !r.loss.ReferenceFree { // else rewards are those of log π_θ alone, whatever else the pairs carry
+			rows[i].extra[0], rows[i].extra[1] = float32(sum(p.RefChosenLogps)), float32(sum(p.RefRejectedLogps))
 		}
 		if t := r.cfg.Loss.SoftLabels; t > 0 {
 			if p.ChosenScore == nil || p.RejectedScore == nil {

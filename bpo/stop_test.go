@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/gomlx/gomlx/core/tensors"
+	"gobpo/bpo/annotate"
 	"gobpo/data"
 	"gobpo/models"
 )
@@ -159,5 +162,57 @@ func TestDivergenceOfASecondLearner(t *testing.T) {
 	}
 	if left, err := checkpoints(s.Dir); err != nil || len(left) > 0 {
 		t.Errorf("left %v, %v", left, err)
+	}
+}
+
+// A run whose annotator never prefers anything would end as its start policy, and look done.
+func TestNoPairs(t *testing.T) {
+	s := testSetup(t)
+	even := annotate.FromScore("even", func(annotate.Request, string) (float64, error) { return 1, nil })
+	s.Annotator = even
+	_, rows, err := record(t, s)
+	if err == nil || !strings.Contains(err.Error(), "none of 16 prompts gave a pair (of the phase's 8: 8 ties, 0 with all completions the same)") || len(rows) != 2 {
+		t.Errorf("%d rows, error %v", len(rows), err)
+	}
+	s = testSetup(t)
+	s.Annotator, s.Config.BatchSize = even, 64
+	if _, rows, err := record(t, s); err == nil || !strings.Contains(err.Error(), "none of 128 prompts") || len(rows) != 0 {
+		t.Errorf("%d rows, error %v", len(rows), err)
+	}
+}
+
+// Where the policy is the reference, which pairs it ranks right is a matter of rounding.
+func TestNoAccuracyAtTheReference(t *testing.T) {
+	for _, c := range []struct {
+		refresh   int
+		reference string
+		known     []int
+	}{{1, "sft", []int{2, 3, 4}}, {2, "behavior", []int{2, 4}}, {2, "sft", []int{2, 3, 4}}, {4, "behavior", nil}, {4, "ema", []int{2, 3, 4}}} {
+		s := testSetup(t)
+		s.Config.Refresh, s.Config.Reference = c.refresh, c.reference
+		_, rows := mustRecord(t, s)
+		var known []int
+		for step := 1; step <= s.Config.Steps; step++ {
+			if _, ok := rows[step]["rewards/accuracies"]; ok {
+				known = append(known, step)
+			}
+		}
+		if !slices.Equal(known, c.known) {
+			t.Errorf("F=%d, reference %s: accuracies at %v, want %v", c.refresh, c.reference, known, c.known)
+		}
+	}
+}
+
+// Rewards of a loss without a reference are those of the policy alone, as TRL has them, whatever the pairs carry.
+func TestRewardsWithoutAReference(t *testing.T) {
+	for _, reference := range []string{"behavior", "sft"} {
+		s := testSetup(t)
+		s.Config.Reference, s.Config.Loss = reference, LossConfig{Name: "simpo", Beta: 2}
+		_, rows := mustRecord(t, s)
+		for step, m := range rows {
+			if got, want := m["rewards/chosen"], 2*m["logps/chosen"]; got == 0 || math.Abs(got-want) > 1e-5*math.Abs(want) {
+				t.Errorf("%s, step %d: reward %g, want %g", reference, step, got, want)
+			}
+		}
 	}
 }

@@ -263,12 +263,24 @@ func encodeYAML(v any) ([]byte, error) {
 
 // Hash names a trial: 12 hex digits of a SHA-256 over every key that can change its result. Left out are the
 // study's name, the sweep block, the memory limit, the trackers and how often checkpoints are written. Two spellings of one
-// computation have one hash: F and the K it amounts to, and at F=1, where the behavior is the start policy all the way, the
-// words sft, learner and behavior mean the same.
+// computation have one hash: F and the K it amounts to; at F=1, where the behavior is the start policy all the way, the words
+// sft, learner and behavior; references for a loss that asks none; and what nobody reads where pairs are given, or made by
+// self-play.
 func (c Config) Hash() (string, error) {
 	c.Study, c.MemoryLimit, c.Sweep, c.Track, c.CheckpointEvery = "", "", SweepConfig{}, TrackConfig{}, 0
 	if c.Mesh.Devices() == 1 {
 		c.Mesh = models.Mesh{}
+	}
+	if c.Loss.ReferenceFree() {
+		c.Reference = "behavior"
+	}
+	if c.offline() || c.Data == "self_play" {
+		c.Annotator = c.Eval.Annotator
+	}
+	if c.offline() {
+		batch := c.Sample.Batch // of the evaluation too
+		c.Sample, c.Ties = bpo.DefaultConfig().Sample, bpo.DefaultConfig().Ties
+		c.Sample.Batch = batch
 	}
 	k := c.K()
 	if c.Behavior == "sft" || c.Phases() == 1 || c.offline() && c.Reference != "behavior" {

@@ -280,6 +280,18 @@ func TestHash(t *testing.T) {
 	if a, b, c := hash("refresh=1"), hash("refresh=1", "reference=sft"), hash("behavior=sft", "reference=sft"); a != b || b != c {
 		t.Errorf("at F=1 the behavior is the start policy, so all three are one computation: %s %s %s", a, b, c)
 	}
+	if a, b := hash("loss={name: simpo}"), hash("loss={name: simpo}", "reference=sft"); a != b {
+		t.Errorf("a loss without a reference: %s with one, %s with another", a, b)
+	}
+	given := []string{"data=offline:x.parquet", "eval.annotator={name: gold}"}
+	for _, same := range []string{"annotator={name: gold, noise: 0.1}", "annotator={name: rouge_l}", "sample.n=4", "ties=random"} {
+		if a, b := hash(given...), hash(append(given, same)...); a != b {
+			t.Errorf("%s changes a run on given pairs", same)
+		}
+	}
+	if hash(given...) == hash("data=offline:x.parquet", "eval.annotator={name: rouge_l}") {
+		t.Error("the evaluator does not change the hash of a run on given pairs")
+	}
 }
 
 func TestPoints(t *testing.T) {
