@@ -134,7 +134,7 @@ func TestOverrides(t *testing.T) {
 	if trials, msg = load(t, text, []string{"refresh=0", "refresh_every=4", "steps=8e0"}, nil); msg != "" || trials[0].Config.Phases() != 2 || trials[0].Config.Steps != 8 {
 		t.Errorf("K instead of F: %s", msg)
 	}
-	whole := taskYAML + "\nsweep: {grid: {loss: [{name: ipo, beta: 1}, {name: slic}]}, paired: [{annotator: {name: length, max: 3}}]}\n"
+	whole := taskYAML + "\nsweep: {grid: {loss: [{name: dpo, beta: 1}, {name: robust}]}, paired: [{annotator: {name: length, max: 3}}]}\n"
 	if trials, msg = load(t, whole, []string{"loss.label_smoothing=0.1"}, nil); msg != "" || len(trials) != 2 || trials[1].Config.Loss.LabelSmoothing != 0.1 {
 		t.Errorf("%s, %d trials", msg, len(trials))
 	}

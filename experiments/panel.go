@@ -69,7 +69,7 @@ var (
 const panelWidth, panelHeight = 4 * vg.Inch, 3.1 * vg.Inch
 
 // around is what of a panel's height is not data: title, axis, label. A legend has an entry on each line above the data.
-const around, entryHeight = vg.Length(58), vg.Length(12)
+const around, entryHeight = vg.Length(58), vg.Length(10)
 
 // size is that of most panels, more where a long legend or many names need it.
 func (p panel) size() (w, h vg.Length) {
