@@ -89,6 +89,7 @@ func TestErrorsAreOneLine(t *testing.T) {
 		{"sweep tiny.yaml --jobs 0", "bpo: --jobs: 0 is not at least 1"},
 		{"sweep tiny.yaml --launcher pbs", `bpo: --launcher: "pbs" is not local or slurm`},
 		{"sweep tiny.yaml --gpus 1", "bpo: --gpus: only with --launcher slurm"},
+		{"sweep tiny.yaml --status --time 4:00", "bpo: --time: only with --launcher slurm"},
 		{"sweep tiny.yaml --out tiny.yaml --status", "bpo: open tiny.yaml/tiny/"},
 		{"slurm-task runs", `bpo: task "" is not a number; it comes from SLURM_ARRAY_TASK_ID, or is the second argument`},
 		{"slurm-task runs 0", "runs/trials.yaml: no such file or directory"},
@@ -168,7 +169,19 @@ func TestSweepFromTheShell(t *testing.T) {
 	if n := strings.Count(stderr, "] done "); n != 3 || !strings.HasPrefix(stderr, "3 runs, 0 of them done already\n") {
 		t.Errorf("%d runs reported:\n%s", n, stderr)
 	}
-	if all, _, status := cli(t, dir, "", "sweep", "tiny.yaml", "--status"); status != 0 || strings.Count(all, "\ndone ") != 3 || !strings.HasSuffix(all, "\nruns/tiny: 3 runs: 3 done\nwritten to runs/tiny; next: bpo report runs/tiny\n") {
+	results := func() (all string) {
+		for _, name := range []string{"results.md", "results.tex", "results.csv", "results.json"} {
+			raw, err := os.ReadFile(filepath.Join(dir, "runs", "tiny", name))
+			if err != nil {
+				t.Error(err)
+			}
+			all += string(raw)
+		}
+		return all
+	}
+	before := results()
+	// Of a part of the study only, whose table would be another.
+	if all, _, status := cli(t, dir, "", "sweep", "tiny.yaml", "--set", "refresh=2", "--status"); status != 0 || strings.Count(all, "\ndone ") != 2 || !strings.HasSuffix(all, "\nruns/tiny: 2 runs: 2 done\nnext: bpo report runs/tiny\n") || results() != before {
 		t.Errorf("status: %s", all)
 	}
 	again, stderr, status := cli(t, dir, "", "sweep", "tiny.yaml")

@@ -24,7 +24,7 @@ non-zero if any failed. The table, over seeds, is printed and written to results
 a paper), results.csv and results.json beside the runs; bpo report draws it.
 
 --launcher slurm submits the trials as one array job, a trial a task, and ends; docs/slurm.md says what happens then. --status
-runs nothing and shows the state of every trial, wherever it runs.`,
+runs and writes nothing, and shows the state of every trial, wherever it runs.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.Jobs < 1 {
@@ -33,7 +33,7 @@ runs nothing and shows the state of every trial, wherever it runs.`,
 			if launcher != "local" && launcher != "slurm" {
 				return fmt.Errorf("--launcher: %q is not local or slurm", launcher)
 			}
-			if err := slurm.misplaced(cmd); launcher == "local" && !status && err != nil {
+			if err := slurm.misplaced(cmd); launcher == "local" && err != nil {
 				return err
 			}
 			sweeps := make([][]experiments.Trial, len(args))
@@ -74,7 +74,7 @@ runs nothing and shows the state of every trial, wherever it runs.`,
 	cmd.Flags().IntVar(&o.Jobs, "jobs", o.Jobs, "trials at a time (XLA uses all cores for one already); with slurm, tasks at a time, by default all")
 	cmd.Flags().BoolVar(&o.Retry, "retry", o.Retry, "run failed trials again; --retry=false leaves them")
 	cmd.Flags().StringVar(&launcher, "launcher", launcher, "local runs the trials here; slurm submits them as an array job and ends")
-	cmd.Flags().BoolVar(&status, "status", false, "run nothing; show the state of every trial")
+	cmd.Flags().BoolVar(&status, "status", false, "run and write nothing; show the state of every trial")
 	slurm.add(cmd)
 	return cmd
 }
