@@ -1,6 +1,7 @@
 package experiments
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -249,7 +250,7 @@ func TestShippedExperiments(t *testing.T) {
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s: %v", pattern, err)
 		}
-		studies, sweeps := map[string]bool{}, [][]Trial(nil)
+		studies, swept, sweeps := map[string]bool{}, []string(nil), [][]Trial(nil)
 		for _, file := range files {
 			if strings.HasPrefix(file, "reward") { // see TestRewardExamples
 				continue
@@ -277,9 +278,9 @@ func TestShippedExperiments(t *testing.T) {
 				}
 			}
 			studies[trials[0].Config.Study] = true
-			sweeps = append(sweeps, trials)
+			swept, sweeps = append(swept, file), append(sweeps, trials)
 		}
-		if err := InOrder(sweeps); err != nil {
+		if err := errors.Join(InOrder(sweeps), OneTable(swept, sweeps)); err != nil {
 			t.Error(err)
 		}
 		slices.Reverse(sweeps)

@@ -82,6 +82,7 @@ func tinyDir(t *testing.T) string {
 func TestErrorsAreOneLine(t *testing.T) {
 	dir := tinyDir(t)
 	os.WriteFile(filepath.Join(dir, "empty.txt"), nil, 0o644)
+	os.WriteFile(filepath.Join(dir, "other.yaml"), []byte(tinyYAML+"seed: 1\n"), 0o644)
 	for _, c := range []struct{ args, want string }{
 		{"validate none.yaml", "bpo: read the experiment: open none.yaml: no such file or directory"},
 		{"validate tiny.yaml --set loss.betta=1", "bpo: --set loss.betta=1: unknown key loss.betta; did you mean loss.beta?"},
@@ -90,6 +91,7 @@ func TestErrorsAreOneLine(t *testing.T) {
 		{"sweep tiny.yaml --launcher pbs", `bpo: --launcher: "pbs" is not local or slurm`},
 		{"sweep tiny.yaml --gpus 1", "bpo: --gpus: only with --launcher slurm"},
 		{"sweep tiny.yaml --status --time 4:00", "bpo: --time: only with --launcher slurm"},
+		{"sweep tiny.yaml other.yaml", "bpo: tiny.yaml and other.yaml: two experiments in one study, tiny, where the second's table would replace the first's; give each a study of its own"},
 		{"sweep tiny.yaml --out tiny.yaml --status", "bpo: open tiny.yaml/tiny/"},
 		{"slurm-task runs", `bpo: task "" is not a number; it comes from SLURM_ARRAY_TASK_ID, or is the second argument`},
 		{"slurm-task runs 0", "runs/trials.yaml: no such file or directory"},
@@ -187,6 +189,13 @@ func TestSweepFromTheShell(t *testing.T) {
 	again, stderr, status := cli(t, dir, "", "sweep", "tiny.yaml")
 	if status != 0 || stderr != "3 runs, 3 of them done already\n" || again != stdout {
 		t.Errorf("a second time: status %d\n%s%s", status, again, stderr)
+	}
+	one := []string{"sweep", "tiny.yaml", "--set", "refresh=1", "--set", "reference=sft"}
+	if _, stderr, status = cli(t, dir, "", one...); status != 0 || stderr != "1 runs, 1 of them done already\nruns/tiny: the table of another experiment (2 arms) in this study is replaced\n" {
+		t.Errorf("another experiment: status %d, %s", status, stderr)
+	}
+	if _, stderr, status = cli(t, dir, "", "sweep", "tiny.yaml"); status != 0 || strings.Contains(stderr, "replaced") || results() != before {
+		t.Errorf("a larger experiment: status %d, %s", status, stderr)
 	}
 	if stdout, stderr, status = cli(t, dir, "", "report", "runs/tiny"); status != 0 || stdout != "runs/tiny/report.html\n" {
 		t.Errorf("report: %s%s", stdout, stderr)
