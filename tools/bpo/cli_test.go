@@ -91,6 +91,11 @@ func TestErrorsAreOneLine(t *testing.T) {
 		{"sweep tiny.yaml --launcher pbs", `bpo: --launcher: "pbs" is not local or slurm`},
 		{"sweep tiny.yaml --gpus 1", "bpo: --gpus: only with --launcher slurm"},
 		{"sweep tiny.yaml --status --time 4:00", "bpo: --time: only with --launcher slurm"},
+		{"validate tiny.yaml --set model.path=/nope", "bpo: tiny.yaml: at reference=sft refresh=1: model.path: stat /nope: no such file or directory"},
+		{"train tiny.yaml --set sweep={} --set start=checkpoint:/nope", "bpo: tiny.yaml: start: stat /nope: no such file or directory"},
+		{"sweep tiny.yaml --set sweep.grid.reference=[sft,'checkpoint:/nope']", "bpo: tiny.yaml: at reference=checkpoint:/nope refresh=1: reference: stat /nope: no such file or directory"},
+		{"sweep tiny.yaml --launcher slurm --set model.path=/nope", "bpo: tiny.yaml: at reference=sft refresh=1: model.path: stat /nope: no such file or directory"},
+		{"validate tiny.yaml --backend tpu", `bpo: tiny.yaml: at reference=sft refresh=1: backend "tpu" is unknown: want auto, `},
 		{"sweep tiny.yaml other.yaml", "bpo: tiny.yaml and other.yaml: two experiments in one study, tiny, where the second's table would replace the first's; give each a study of its own"},
 		{"sweep tiny.yaml --out tiny.yaml --status", "bpo: open tiny.yaml/tiny/"},
 		{"slurm-task runs", `bpo: task "" is not a number; it comes from SLURM_ARRAY_TASK_ID, or is the second argument`},
@@ -130,6 +135,9 @@ func TestErrorsAreOneLine(t *testing.T) {
 		if status == 0 || !strings.Contains(last, c.want) || strings.Contains(stderr, "goroutine") || strings.Contains(stderr, "Usage:") {
 			t.Errorf("bpo %s: status %d\ngot  %s\nwant %s", c.args, status, stderr, c.want)
 		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "runs")); err == nil {
+		t.Error("what was refused has left a run directory")
 	}
 }
 

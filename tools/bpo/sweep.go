@@ -50,6 +50,9 @@ runs and writes nothing, and shows the state of every trial, wherever it runs.`,
 				if err := experiments.OneTable(args, sweeps); err != nil {
 					return err
 				}
+				if err := experiments.Ready(args, sweeps, o); err != nil {
+					return err
+				}
 			}
 			o.Run = newSession(cmd).Execute
 			failed := 0
