@@ -397,7 +397,7 @@ func pairFiles(path string) ([]string, error) {
 	return files, err
 }
 
-// GivenPairs reads what "offline:<path>" means: a preferences file, or what a run collected.
+// GivenPairs reads what "offline:<path>" means: a file of pairs, or what a run collected.
 func GivenPairs(path string) iter.Seq2[data.Preference, error] {
 	return func(yield func(data.Preference, error) bool) {
 		files, err := pairFiles(path)
@@ -406,7 +406,7 @@ func GivenPairs(path string) iter.Seq2[data.Preference, error] {
 			return
 		}
 		for _, f := range files {
-			for row, err := range data.Rows[data.Preference](f) {
+			for row, err := range data.Pairs(f) {
 				if !yield(row, err) {
 					return
 				}

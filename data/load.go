@@ -29,21 +29,47 @@ func LoadPrompts(path string) ([]Prompt, error) {
 // that an import knows.
 func LoadPreferences(path string) ([]Preference, error) {
 	var pairs []Preference
-	for r, err := range convertAll(path, "auto") {
-		switch {
-		case err != nil:
+	for p, err := range pairsOf(path) {
+		if err != nil {
 			return nil, err
-		case r.skip != "":
-			return nil, fmt.Errorf("%s: %s (`bpo data import` counts and leaves out such rows)", r.at, r.skip)
-		case r.pair == nil:
-			return nil, fmt.Errorf("%s: a prompt, not a pair of a chosen and a rejected text", r.at)
 		}
-		pairs = append(pairs, *r.pair)
-	}
-	if len(pairs) == 0 {
-		return nil, fmt.Errorf("%s: no pairs in it", path)
+		pairs = append(pairs, p)
 	}
 	return pairs, nil
+}
+
+// Pairs streams the pairs of a file: those of Parquet of schema preferences/v1 as they stand, whatever is in their rows, those
+// of any other as LoadPreferences reads them.
+func Pairs(path string) iter.Seq2[Preference, error] {
+	if info, err := Describe(path); err != nil || info.Schema != "" {
+		return Rows[Preference](path)
+	}
+	return pairsOf(path)
+}
+
+func pairsOf(path string) iter.Seq2[Preference, error] {
+	return func(yield func(Preference, error) bool) {
+		n := 0
+		for r, err := range convertAll(path, "auto") {
+			switch {
+			case err != nil:
+			case r.skip != "":
+				err = fmt.Errorf("%s: %s (`bpo data import` counts and leaves out such rows)", r.at, r.skip)
+			case r.pair == nil:
+				err = fmt.Errorf("%s: a prompt, not a pair of a chosen and a rejected text", r.at)
+			}
+			if err != nil {
+				yield(Preference{}, err)
+				return
+			}
+			if n++; !yield(*r.pair, nil) {
+				return
+			}
+		}
+		if n == 0 {
+			yield(Preference{}, fmt.Errorf("%s: no pairs in it", path))
+		}
+	}
 }
 
 func promptsOf(path string) iter.Seq2[Prompt, error] {

@@ -3,7 +3,11 @@ package data
 import (
 	"os"
 	"path/filepath"
+	"reflect"
+	"strings"
 	"testing"
+
+	"github.com/parquet-go/parquet-go"
 )
 
 // shared is a file of the project's real data, which lies beside the
@@ -44,5 +48,58 @@ func TestLoadPromptsReal(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// Pairs are read from any file that holds some; those of our own files as they stand, with rows that an import would leave out.
+func TestPairs(t *testing.T) {
+	read := func(path string) (out []Preference, err error) {
+		for p, err := range Pairs(path) {
+			if err != nil {
+				return out, err
+			}
+			out = append(out, p)
+		}
+		return out, nil
+	}
+	trl := `{"prompt": "Q", "chosen": "A", "rejected": "B", "score_chosen": 2}` + "\n\n" + `{"prompt": "R", "chosen": "C", "rejected": "D"}` + "\n"
+	want, err := LoadPreferences(file(t, "x.jsonl", trl))
+	if err != nil {
+		t.Fatal(err)
+	}
+	foreign := filepath.Join(t.TempDir(), "hub.parquet")
+	if err := parquet.WriteFile(foreign, []struct {
+		Prompt   string   `parquet:"prompt"`
+		Chosen   string   `parquet:"chosen"`
+		Rejected string   `parquet:"rejected"`
+		Score    *float64 `parquet:"score_chosen,optional"`
+	}{{"Q", "A", "B", want[0].ChosenScore}, {"R", "C", "D", nil}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{file(t, "x.jsonl", trl), file(t, "x.jsonl.gz", trl), foreign} {
+		if got, err := read(path); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, %v", path, got, err)
+		}
+	}
+	own := filepath.Join(t.TempDir(), "own.parquet")
+	rows := []Preference{{PromptIDs: []int32{1}, ChosenIDs: []int32{2}, RejectedIDs: []int32{3}}, {Prompt: "Q", Chosen: "A", Rejected: "A"}}
+	if err := Write(own, rows, nil); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := read(own); err != nil || len(got) != 2 || got[0].ChosenIDs[0] != 2 || got[1].Rejected != "A" {
+		t.Errorf("our own: %+v, %v", got, err)
+	}
+	for content, want := range map[string]string{
+		trl + `{"prompt": "S", "chosen": "E", "rejected": "E"}`: "x.jsonl: line 4: chosen and rejected are identical (`bpo data import` counts",
+		`{"prompt": "Q", "label": "A"}`:                         "x.jsonl: line 1: a prompt, not a pair of a chosen and a rejected text",
+		"\n":                                                    "x.jsonl: no pairs in it",
+		trl + "{":                                               "x.jsonl: line 4: not a JSON object",
+	} {
+		if _, err := read(file(t, "x.jsonl", content)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", content, err)
+		}
+	}
+	if _, err := read(filepath.Join(t.TempDir(), "none")); err == nil || strings.Contains(err.Error(), "\n") {
+		t.Errorf("a missing file: %v", err)
 	}
 }

@@ -41,34 +41,33 @@ func (c *Config) validateAnnotators() error {
 // that one that changes under a run's name is noticed. The base under an adapter is identified by its name only. sums holds
 // what was read already, by path: annotator and evaluator often share a model.
 func annotatorFiles(prefix string, c annotate.Config, sums map[string]string) (map[string]string, error) {
-	kinds := map[string]annotate.Kind{}
-	for _, k := range annotate.Kinds() {
-		kinds[k.Name] = k
-	}
 	out := map[string]string{}
-	var walk func(key string, c annotate.Config) error
-	walk = func(key string, c annotate.Config) error {
-		for _, p := range kinds[c.Name].Params {
-			path, _ := c.Params[p.Name].(string)
-			if path == "" || p.File == nil || !p.File(path) {
-				continue
-			}
-			if sums[path] == "" {
-				var err error
-				if sums[path], err = hashFiles(path); err != nil {
-					return fmt.Errorf("%s.%s: %w", key, p.Name, err)
-				}
-			}
-			out[key+"."+p.Name] = sums[path]
-		}
-		for i, term := range c.Of {
-			if err := walk(fmt.Sprintf("%s.of[%d]", key, i), term); err != nil {
-				return err
+	for _, p := range annotatorPaths(prefix, c) {
+		if sums[p.path] == "" {
+			var err error
+			if sums[p.path], err = hashFiles(p.path); err != nil {
+				return nil, fmt.Errorf("%s: %w", p.key, err)
 			}
 		}
-		return nil
+		out[p.key] = sums[p.path]
 	}
-	return out, walk(prefix, c)
+	return out, nil
+}
+
+// annotatorPaths are the files and directories that an annotator reads.
+func annotatorPaths(prefix string, c annotate.Config) (all []namedPath) {
+	kinds := annotate.Kinds()
+	if i := slices.IndexFunc(kinds, func(k annotate.Kind) bool { return k.Name == c.Name }); i >= 0 {
+		for _, p := range kinds[i].Params {
+			if path, _ := c.Params[p.Name].(string); path != "" && p.File != nil && p.File(path) {
+				all = append(all, namedPath{prefix + "." + p.Name, path})
+			}
+		}
+	}
+	for i, term := range c.Of {
+		all = append(all, annotatorPaths(fmt.Sprintf("%s.of[%d]", prefix, i), term)...)
+	}
+	return all
 }
 
 // hashFiles is the SHA-256 of a file, or of what a model is read from in a directory.

@@ -15,6 +15,7 @@ import (
 	"gobpo/bpo/annotate"
 	"gobpo/experiments/tasks"
 	"gobpo/models"
+	"gobpo/models/backend"
 )
 
 // Config is one experiment file: everything a trial needs, and the sweep that makes many trials of it. Keys in
@@ -154,6 +155,9 @@ func (c *Config) resolve() {
 // Validate reports the first impossible value or combination as "key: message".
 func (c *Config) Validate() error {
 	if err := c.Config.Validate(); err != nil {
+		return err
+	}
+	if err := backend.Check(c.Backend); err != nil {
 		return err
 	}
 	bad := fmt.Errorf

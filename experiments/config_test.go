@@ -82,6 +82,7 @@ func TestImpossibleCombinations(t *testing.T) {
 		"two prompt sets":  {"prompts.train=a.jsonl", "x.yaml: task.name: a task makes its own prompts; leave out the files under prompts, or the task"},
 		"no prompts":       {"task.name=", "x.yaml: prompts.train: no prompts; name a file, or a task in task.name"},
 		"study with slash": {"study=a/b", `x.yaml: study: "a/b" cannot name a directory`},
+		"backend":          {"backend=foo", `x.yaml: backend "foo" is unknown: want auto, xla, xla:cpu, xla:cuda, xla:/abs/plugin.so or go`},
 		"dtype":            {"model.dtype=float8", `x.yaml: model.dtype: "float8" is not float32 or bfloat16`},
 		"heads":            {"model.scratch.heads=5", "x.yaml: model.scratch.heads: 5 heads of an even size do not divide hidden 96"},
 		"kv heads":         {"model.scratch.kv_heads=3", "x.yaml: model.scratch.kv_heads: 3 does not divide the 4 heads"},

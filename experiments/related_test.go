@@ -1,6 +1,8 @@
 package experiments
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"path/filepath"
@@ -176,13 +178,8 @@ func TestGivenPairsInTemplate(t *testing.T) {
 		p.PromptIDs = m.Tokenizer.EncodePrompt(p.Prompt)
 		plain = append(plain, p)
 	}
-	first := func(pairs []data.Preference, chat string) float64 {
+	trained := func(dir, path, chat string) (logps float64, hash string) {
 		t.Helper()
-		dir := t.TempDir()
-		path := filepath.Join(dir, "pairs.parquet")
-		if err := data.Write(path, pairs, nil); err != nil {
-			t.Fatal(err)
-		}
 		run, _, err := RunOne(t.Context(), trialsOf(t, fmt.Sprintf(`study: given
 backend: go
 model: {path: %q, chat: %s}
@@ -206,11 +203,43 @@ eval: {n: 2, kl_samples: 2, bootstrap: 50}
 		if err != nil {
 			t.Fatal(err)
 		}
-		return steps[len(steps)-1].Values["logps/chosen"]
+		m, err := ReadManifest(run)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return steps[len(steps)-1].Values["logps/chosen"], m.Data["data"]
 	}
-	templated, want, bare, none := first(text, "auto"), first(ids, "auto"), first(text, "none"), first(plain, "none")
+	hash := ""
+	first := func(pairs []data.Preference, chat string) (logps float64) {
+		t.Helper()
+		dir := t.TempDir()
+		path := filepath.Join(dir, "pairs.parquet")
+		if err := data.Write(path, pairs, nil); err != nil {
+			t.Fatal(err)
+		}
+		logps, hash = trained(dir, path, chat)
+		return logps
+	}
+	want, bare, none, templated := first(ids, "auto"), first(text, "none"), first(plain, "none"), first(text, "auto")
 	if templated != want || bare != none || templated == bare || math.IsNaN(templated) {
 		t.Errorf("log-probs of the chosen completions: %v in the template, want %v; %v plain, want %v", templated, want, bare, none)
+	}
+	// The same as TRL has them, in lines of JSON.
+	var lines []byte
+	for _, p := range text {
+		row := map[string]any{"prompt": p.Prompt, "chosen": p.Chosen, "rejected": p.Rejected}
+		if p.Messages != nil {
+			say := func(text string) []data.Message { return []data.Message{{Role: "assistant", Content: text}} }
+			row = map[string]any{"prompt": p.Messages, "chosen": say(p.Chosen), "rejected": say(p.Rejected)}
+		}
+		line, err := json.Marshal(row)
+		if err != nil {
+			t.Fatal(err)
+		}
+		lines = append(append(lines, line...), '\n')
+	}
+	if got, same := trained(t.TempDir(), writeFile(t, "trl.jsonl", string(lines)), "auto"); got != templated || same != hash || hash == "" {
+		t.Errorf("as lines: %v and %s, want %v and %s", got, same, templated, hash)
 	}
 }
 
@@ -249,7 +278,7 @@ func TestShippedExperiments(t *testing.T) {
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s: %v", pattern, err)
 		}
-		studies, sweeps := map[string]bool{}, [][]Trial(nil)
+		studies, swept, sweeps := map[string]bool{}, []string(nil), [][]Trial(nil)
 		for _, file := range files {
 			if strings.HasPrefix(file, "reward") { // see TestRewardExamples
 				continue
@@ -277,9 +306,9 @@ func TestShippedExperiments(t *testing.T) {
 				}
 			}
 			studies[trials[0].Config.Study] = true
-			sweeps = append(sweeps, trials)
+			swept, sweeps = append(swept, file), append(sweeps, trials)
 		}
-		if err := InOrder(sweeps); err != nil {
+		if err := errors.Join(InOrder(sweeps), OneTable(swept, sweeps)); err != nil {
 			t.Error(err)
 		}
 		slices.Reverse(sweeps)

@@ -97,12 +97,12 @@ func (t *SlurmTask) Run(ctx context.Context, run Runner, ui UI) (err error) {
 	if ctx.Err() != nil && err != nil {
 		return err
 	}
-	return errors.Join(err, t.saveTable())
+	return errors.Join(err, t.saveTable(ui))
 }
 
 // saveTable writes the sweep's table if all of its trials have ended. Under a lock, so that of two tasks which end at once
 // the second sees both.
-func (t *SlurmTask) saveTable() error {
+func (t *SlurmTask) saveTable(ui UI) error {
 	study := StudyDir(t.out, t.Trial.Config)
 	lock := flock.New(filepath.Join(study, slurmDir, "table.lock"))
 	if err := lock.Lock(); err != nil {
@@ -125,11 +125,8 @@ func (t *SlurmTask) saveTable() error {
 			return fmt.Errorf("%s: %w", t.file, err)
 		}
 	}
-	table, err := MakeTable(t.out, trials)
-	if err != nil {
-		return err
-	}
-	return table.Save(study)
+	_, err := SaveTable(t.out, trials, ui.Note)
+	return err
 }
 
 // progress names what an interrupted task would find again: the checkpoints and collected pairs of its trial, and the

@@ -70,6 +70,26 @@ func TestLocate(t *testing.T) {
 	}
 }
 
+// Pairs that cannot be read are found before the study's model is trained.
+func TestBadPairsCostNoPretraining(t *testing.T) {
+	bad := writeFile(t, "trl.jsonl", `{"prompt": "Q", "chosen": "A", "rejected": "B"}`+"\n"+`{"prompt": "R", "chosen": "A"}`)
+	one := strings.NewReplacer("BACKEND", "go", "learners: 2", "learners: 1").Replace(tinyYAML)
+	out := t.TempDir()
+	for _, set := range []string{"data=offline:" + bad, "mix={pairs: " + bad + ", share: 0.5}"} {
+		trials, msg := load(t, one, []string{set}, nil)
+		if msg != "" {
+			t.Fatal(msg)
+		}
+		dir, _, err := RunOne(t.Context(), trials[0], out, (&Session{Offline: true}).Execute, &silent{})
+		if err == nil || !strings.Contains(err.Error(), bad+`: line 2: no key "rejected"`) {
+			t.Errorf("%s: %v", set, err)
+		}
+		if made, err := filepath.Glob(filepath.Join(filepath.Dir(dir), "shared", "*")); err != nil || len(made) > 0 {
+			t.Errorf("%s: first made were %q", set, made)
+		}
+	}
+}
+
 // A study that goes on from another runs under any --out, and its runs keep their names there.
 func TestStudiesAreBesideEachOther(t *testing.T) {
 	s := &Session{Offline: true}

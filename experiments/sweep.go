@@ -34,6 +34,14 @@ func (t Trial) String() string {
 	return strings.Join(words, " ")
 }
 
+// wrong is an error of the trial, with its file and its point.
+func (t Trial) wrong(file string, err error) error {
+	if len(t.Point) > 0 {
+		return fmt.Errorf("%s: at %s: %w", file, t, err)
+	}
+	return fmt.Errorf("%s: %w", file, err)
+}
+
 // showValue writes a value of a configuration on one line, without spaces: a section that has a name as "ipo(beta=1)".
 func showValue(v any) string {
 	switch v := v.(type) {
@@ -89,10 +97,7 @@ func (f *File) Trials() ([]Trial, error) {
 			trial.Hash, err = trial.Config.Hash()
 		}
 		if err != nil {
-			if len(point) > 0 {
-				return nil, fmt.Errorf("%s: at %s: %w", f.Path, trial, err)
-			}
-			return nil, fmt.Errorf("%s: %w", f.Path, err)
+			return nil, trial.wrong(f.Path, err)
 		}
 		trials = append(trials, trial)
 	}

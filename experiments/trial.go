@@ -29,6 +29,7 @@ type trial struct {
 	ui                UI
 	study             string
 	truncated         int
+	sources           map[string]string // hashes of the policies and pairs that others made
 	judges            map[string]string // hashes of what the evaluator reads
 }
 
@@ -49,10 +50,8 @@ func newTrial(s *Session, c *Config, dir *RunDir, ui UI) *trial {
 // prepare sets a trial up, up to but not including its training.
 func (s *Session) prepare(ctx context.Context, cfg Config, dir *RunDir, ui UI) (*trial, error) {
 	r := newTrial(s, &cfg, dir, ui)
-	for _, source := range cfg.sources() {
-		if err := source.locate(filepath.Dir(r.study), cfg.Seed); err != nil {
-			return nil, err
-		}
+	if err := r.readSources(); err != nil {
+		return nil, err
 	}
 	var err error
 	if r.corpus, err = loadCorpus(&cfg); err != nil {
@@ -78,6 +77,23 @@ func (s *Session) prepare(ctx context.Context, cfg Config, dir *RunDir, ui UI) (
 		return nil, err
 	}
 	return r, r.newEvaluator(initial)
+}
+
+// readSources finds and reads what the trial goes on from, so that a mistake there comes before the study's model is trained.
+func (r *trial) readSources() (err error) {
+	r.sources = map[string]string{}
+	for _, s := range r.cfg.sources() {
+		if s.path() == "" {
+			continue
+		}
+		if err := s.locate(filepath.Dir(r.study), r.cfg.Seed); err != nil {
+			return err
+		}
+		if r.sources[s.key], err = s.hash(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // loadBase opens the backend and the base model, which is made where it is the study's own and not there yet.
@@ -164,14 +180,7 @@ func (r *trial) checkData() error {
 		return err
 	}
 	now["model"] = r.base.hash
-	for _, s := range r.cfg.sources() {
-		if s.path() == "" {
-			continue
-		}
-		if now[s.key], err = s.hash(); err != nil {
-			return err
-		}
-	}
+	maps.Copy(now, r.sources)
 	sums := map[string]string{}
 	judges, err := annotatorFiles("annotator", r.cfg.Annotator, sums)
 	if err != nil {

@@ -73,6 +73,12 @@ type spec struct {
 	devices int64  // CPU devices to show
 }
 
+// Check reports a name that is none of those that Options lists; whether its backend is here, Open tells.
+func Check(name string) error {
+	_, err := parseName(name)
+	return err
+}
+
 func parseName(name string) (spec, error) {
 	s := spec{kind: "auto", devices: 1}
 	if name == "" || name == "auto" {

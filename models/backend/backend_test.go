@@ -40,7 +40,7 @@ func TestParseName(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"tpu", "go:1", "XLA", "xla:cpu,devices=0", "xla:cpu,devices=two", "xla:./plugin.so", "gpu:xla"} {
-		_, err := parseName(name)
+		err := Check(name)
 		if err == nil || !strings.Contains(err.Error(), name) || strings.Contains(err.Error(), "\n") {
 			t.Errorf("%q: error %v, want one line naming it", name, err)
 		}

@@ -82,6 +82,7 @@ func tinyDir(t *testing.T) string {
 func TestErrorsAreOneLine(t *testing.T) {
 	dir := tinyDir(t)
 	os.WriteFile(filepath.Join(dir, "empty.txt"), nil, 0o644)
+	os.WriteFile(filepath.Join(dir, "other.yaml"), []byte(tinyYAML+"seed: 1\n"), 0o644)
 	for _, c := range []struct{ args, want string }{
 		{"validate none.yaml", "bpo: read the experiment: open none.yaml: no such file or directory"},
 		{"validate tiny.yaml --set loss.betta=1", "bpo: --set loss.betta=1: unknown key loss.betta; did you mean loss.beta?"},
@@ -89,6 +90,13 @@ func TestErrorsAreOneLine(t *testing.T) {
 		{"sweep tiny.yaml --jobs 0", "bpo: --jobs: 0 is not at least 1"},
 		{"sweep tiny.yaml --launcher pbs", `bpo: --launcher: "pbs" is not local or slurm`},
 		{"sweep tiny.yaml --gpus 1", "bpo: --gpus: only with --launcher slurm"},
+		{"sweep tiny.yaml --status --time 4:00", "bpo: --time: only with --launcher slurm"},
+		{"validate tiny.yaml --set model.path=/nope", "bpo: tiny.yaml: at reference=sft refresh=1: model.path: stat /nope: no such file or directory"},
+		{"train tiny.yaml --set sweep={} --set start=checkpoint:/nope", "bpo: tiny.yaml: start: stat /nope: no such file or directory"},
+		{"sweep tiny.yaml --set sweep.grid.reference=[sft,'checkpoint:/nope']", "bpo: tiny.yaml: at reference=checkpoint:/nope refresh=1: reference: stat /nope: no such file or directory"},
+		{"sweep tiny.yaml --launcher slurm --set model.path=/nope", "bpo: tiny.yaml: at reference=sft refresh=1: model.path: stat /nope: no such file or directory"},
+		{"validate tiny.yaml --backend tpu", `bpo: tiny.yaml: at reference=sft refresh=1: backend "tpu" is unknown: want auto, `},
+		{"sweep tiny.yaml other.yaml", "bpo: tiny.yaml and other.yaml: two experiments in one study, tiny, where the second's table would replace the first's; give each a study of its own"},
 		{"sweep tiny.yaml --out tiny.yaml --status", "bpo: open tiny.yaml/tiny/"},
 		{"slurm-task runs", `bpo: task "" is not a number; it comes from SLURM_ARRAY_TASK_ID, or is the second argument`},
 		{"slurm-task runs 0", "runs/trials.yaml: no such file or directory"},
@@ -127,6 +135,9 @@ func TestErrorsAreOneLine(t *testing.T) {
 		if status == 0 || !strings.Contains(last, c.want) || strings.Contains(stderr, "goroutine") || strings.Contains(stderr, "Usage:") {
 			t.Errorf("bpo %s: status %d\ngot  %s\nwant %s", c.args, status, stderr, c.want)
 		}
+	}
+	if _, err := os.Stat(filepath.Join(dir, "runs")); err == nil {
+		t.Error("what was refused has left a run directory")
 	}
 }
 
@@ -168,12 +179,31 @@ func TestSweepFromTheShell(t *testing.T) {
 	if n := strings.Count(stderr, "] done "); n != 3 || !strings.HasPrefix(stderr, "3 runs, 0 of them done already\n") {
 		t.Errorf("%d runs reported:\n%s", n, stderr)
 	}
-	if all, _, status := cli(t, dir, "", "sweep", "tiny.yaml", "--status"); status != 0 || strings.Count(all, "\ndone ") != 3 || !strings.HasSuffix(all, "\nruns/tiny: 3 runs: 3 done\nwritten to runs/tiny; next: bpo report runs/tiny\n") {
+	results := func() (all string) {
+		for _, name := range []string{"results.md", "results.tex", "results.csv", "results.json"} {
+			raw, err := os.ReadFile(filepath.Join(dir, "runs", "tiny", name))
+			if err != nil {
+				t.Error(err)
+			}
+			all += string(raw)
+		}
+		return all
+	}
+	before := results()
+	// Of a part of the study only, whose table would be another.
+	if all, _, status := cli(t, dir, "", "sweep", "tiny.yaml", "--set", "refresh=2", "--status"); status != 0 || strings.Count(all, "\ndone ") != 2 || !strings.HasSuffix(all, "\nruns/tiny: 2 runs: 2 done\nnext: bpo report runs/tiny\n") || results() != before {
 		t.Errorf("status: %s", all)
 	}
 	again, stderr, status := cli(t, dir, "", "sweep", "tiny.yaml")
 	if status != 0 || stderr != "3 runs, 3 of them done already\n" || again != stdout {
 		t.Errorf("a second time: status %d\n%s%s", status, again, stderr)
+	}
+	one := []string{"sweep", "tiny.yaml", "--set", "refresh=1", "--set", "reference=sft"}
+	if _, stderr, status = cli(t, dir, "", one...); status != 0 || stderr != "1 runs, 1 of them done already\nruns/tiny: the table of another experiment (2 arms) in this study is replaced\n" {
+		t.Errorf("another experiment: status %d, %s", status, stderr)
+	}
+	if _, stderr, status = cli(t, dir, "", "sweep", "tiny.yaml"); status != 0 || strings.Contains(stderr, "replaced") || results() != before {
+		t.Errorf("a larger experiment: status %d, %s", status, stderr)
 	}
 	if stdout, stderr, status = cli(t, dir, "", "report", "runs/tiny"); status != 0 || stdout != "runs/tiny/report.html\n" {
 		t.Errorf("report: %s%s", stdout, stderr)

@@ -102,7 +102,7 @@ func submitSweep(cmd *cobra.Command, trials []experiments.Trial, o experiments.S
 	return nil
 }
 
-// sweepStatus shows a sweep as its directory and Slurm have it, and writes the table once all of it has ended.
+// sweepStatus shows a sweep as its directory and Slurm have it, and writes nothing.
 func sweepStatus(cmd *cobra.Command, trials []experiments.Trial, out string) error {
 	all, asked, err := experiments.SweepStatus(cmd.Context(), trials, out)
 	if err != nil {
@@ -119,17 +119,10 @@ func sweepStatus(cmd *cobra.Command, trials []experiments.Trial, out string) err
 	}
 	switch n := all.Count(); {
 	case all.Ended():
-		table, err := experiments.MakeTable(out, trials)
-		if err == nil {
-			err = table.Save(study)
-		}
-		if err != nil {
-			return err
-		}
 		if n[experiments.Failed] > 0 {
 			fmt.Fprintln(w, "bpo sweep runs the failed ones again")
 		}
-		fmt.Fprintf(w, "written to %s; next: bpo report %s\n", study, study)
+		fmt.Fprintf(w, "next: bpo report %s\n", study)
 	case n[experiments.Lost]+n[experiments.Pending]+n[experiments.Failed] > 0:
 		fmt.Fprintln(w, "bpo sweep, with the launcher you like, goes on with what is lost, failed or to do")
 	}

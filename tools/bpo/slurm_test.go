@@ -92,7 +92,7 @@ func TestSweepOnSlurm(t *testing.T) {
 		t.Errorf("report: %s%s", stdout, stderr)
 	}
 	stdout, _, status = sweep("--status")
-	if status != 0 || !strings.HasSuffix(stdout, "\nruns/tiny: 3 runs: 3 done\nwritten to runs/tiny; next: bpo report runs/tiny\n") {
+	if status != 0 || !strings.HasSuffix(stdout, "\nruns/tiny: 3 runs: 3 done\nnext: bpo report runs/tiny\n") {
 		t.Errorf("at the end:\n%s", stdout)
 	}
 	for i, hash := range task.hashes {

@@ -19,12 +19,12 @@ func newSweepCmd() *cobra.Command {
 		Long: `Run the trials of an experiment file: the product of sweep.grid times sweep.paired. A trial's run directory is
 named by a hash of its configuration (--out/<study>/<hash>), so the same command continues a sweep that was
 stopped, and an edited file runs only what is new. Several files run one after the other, so that one may go on from what an
-earlier one made (study:<study> in start, reference, data or mix.pairs). A failed trial does not stop the others; the exit status is
+earlier one made (study:<study> in start, reference, data or mix.pairs); each has a study of its own. A failed trial does not stop the others; the exit status is
 non-zero if any failed. The table, over seeds, is printed and written to results.md, results.tex (for
 a paper), results.csv and results.json beside the runs; bpo report draws it.
 
 --launcher slurm submits the trials as one array job, a trial a task, and ends; docs/slurm.md says what happens then. --status
-runs nothing and shows the state of every trial, wherever it runs.`,
+runs and writes nothing, and shows the state of every trial, wherever it runs.`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if o.Jobs < 1 {
@@ -33,7 +33,7 @@ runs nothing and shows the state of every trial, wherever it runs.`,
 			if launcher != "local" && launcher != "slurm" {
 				return fmt.Errorf("--launcher: %q is not local or slurm", launcher)
 			}
-			if err := slurm.misplaced(cmd); launcher == "local" && !status && err != nil {
+			if err := slurm.misplaced(cmd); launcher == "local" && err != nil {
 				return err
 			}
 			sweeps := make([][]experiments.Trial, len(args))
@@ -45,6 +45,14 @@ runs nothing and shows the state of every trial, wherever it runs.`,
 			}
 			if err := experiments.InOrder(sweeps); err != nil {
 				return err
+			}
+			if !status {
+				if err := experiments.OneTable(args, sweeps); err != nil {
+					return err
+				}
+				if err := experiments.Ready(args, sweeps, o); err != nil {
+					return err
+				}
 			}
 			o.Run = newSession(cmd).Execute
 			failed := 0
@@ -74,7 +82,7 @@ runs nothing and shows the state of every trial, wherever it runs.`,
 	cmd.Flags().IntVar(&o.Jobs, "jobs", o.Jobs, "trials at a time (XLA uses all cores for one already); with slurm, tasks at a time, by default all")
 	cmd.Flags().BoolVar(&o.Retry, "retry", o.Retry, "run failed trials again; --retry=false leaves them")
 	cmd.Flags().StringVar(&launcher, "launcher", launcher, "local runs the trials here; slurm submits them as an array job and ends")
-	cmd.Flags().BoolVar(&status, "status", false, "run nothing; show the state of every trial")
+	cmd.Flags().BoolVar(&status, "status", false, "run and write nothing; show the state of every trial")
 	slurm.add(cmd)
 	return cmd
 }
@@ -90,14 +98,13 @@ func runSweep(cmd *cobra.Command, trials []experiments.Trial, o experiments.Swee
 
 // printTable gathers a sweep's results, saves them beside its runs and prints them.
 func printTable(cmd *cobra.Command, out string, trials []experiments.Trial) error {
-	table, err := experiments.MakeTable(out, trials)
+	table, err := experiments.SaveTable(out, trials, func(format string, args ...any) {
+		fmt.Fprintf(cmd.ErrOrStderr(), format+"\n", args...)
+	})
 	if err != nil {
 		return err
 	}
 	study := experiments.StudyDir(out, trials[0].Config)
-	if err := table.Save(study); err != nil {
-		return err
-	}
 	fmt.Fprintln(cmd.OutOrStdout())
 	if err := table.Print(cmd.OutOrStdout()); err != nil {
 		return err

@@ -29,6 +29,9 @@ uninterrupted one on the same backend.`,
 			if len(trials) != 1 {
 				return fmt.Errorf("%s: the sweep has %d trials; pin its keys with --set (such as %s), or use bpo sweep", args[0], len(trials), pins(trials[0]))
 			}
+			if err := experiments.Ready(args, [][]experiments.Trial{trials}, experiments.SweepOptions{Out: out, Retry: true}); err != nil {
+				return err
+			}
 			t := trials[0]
 			fmt.Fprintf(cmd.ErrOrStderr(), "%s, loss %s\n%s\n", t.Config.Method(), t.Config.Loss, t.Config.PhasesLine())
 			ui := newProgress(cmd.ErrOrStderr())

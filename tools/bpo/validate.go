@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/spf13/cobra"
+
+	"gobpo/experiments"
 )
 
 func newValidateCmd() *cobra.Command {
@@ -11,11 +13,14 @@ func newValidateCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "validate experiment.yaml",
 		Short: "Check an experiment file without running anything",
-		Long: `Check an experiment file: unknown keys, wrong types, impossible combinations, for every trial of its sweep.
-Says how the steps fall into data-collection phases.`,
+		Long: `Check an experiment file: unknown keys, wrong types, impossible combinations, files and directories that are not
+here, for every trial of its sweep. Says how the steps fall into data-collection phases.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			trials, err := e.trials(cmd, args[0])
+			if err == nil {
+				err = experiments.CheckPaths(args[0], trials, "")
+			}
 			if err != nil {
 				return err
 			}
