@@ -28,7 +28,7 @@ type Config struct {
 	// (TR-DPO, arXiv 2404.09656; α=1 is its hard update).
 	EMAAlpha float64 `mapstructure:"ema_alpha" yaml:"ema_alpha"`
 	EMAEvery int     `mapstructure:"ema_every" yaml:"ema_every"`
-	// Data says where pairs come from: "behavior" (sampled and annotated), "offline:<parquet>" (or offline:<run>, what that run
+	// Data says where pairs come from: "behavior" (sampled and annotated), "offline:<file>" (or offline:<run>, what that run
 	// collected), or "self_play": the reference
 	// text against itself with a segment of SelfPlay.Segment tokens written anew by the behavior LLM, with no annotator (SAPO,
 	// arXiv 2405.20830 §3.1).
@@ -290,7 +290,7 @@ func (c *Config) Validate() error {
 		reference = oneOf("reference", c.Reference, "sft", "behavior", "ema", "checkpoint:<path>")
 	}
 	if c.OfflinePath() == "" {
-		dataErr = oneOf("data", c.Data, "behavior", "self_play", "offline:<parquet>")
+		dataErr = oneOf("data", c.Data, "behavior", "self_play", "offline:<file>")
 	}
 	for _, err := range []error{
 		oneOf("behavior", c.Behavior, "sft", "learner", "ema"),
@@ -303,7 +303,7 @@ func (c *Config) Validate() error {
 		check(c.Replay >= 0 && (c.Replay == 0 || c.OfflinePath() == ""), "replay", "%d steps; must not be negative, nor with given pairs", c.Replay),
 		oneOf("select.by", c.Select.By, "", "reward_gap", "embedding_distance", "density", "ask_llm", "random"),
 		check((c.Select.By == "") == (c.Select.Keep == 0) && c.Select.Keep >= 0 && c.Select.Keep <= 1, "select.keep", "%g, must be in (0, 1] with select.by, and absent otherwise", c.Select.Keep),
-		check(c.Select.By == "" || c.OfflinePath() != "" || c.Mix.Pairs != "", "select.by", "there are no given pairs to select from (data: offline:<parquet>, or mix.pairs)"),
+		check(c.Select.By == "" || c.OfflinePath() != "" || c.Mix.Pairs != "", "select.by", "there are no given pairs to select from (data: offline:<file>, or mix.pairs)"),
 		check(!c.Select.Low || c.Select.By == "reward_gap" || c.Select.By == "embedding_distance", "select.low", "goes with select.by: reward_gap or embedding_distance"),
 		oneOf("sample.pick", c.Sample.Pick, "", "random", "embedding_distance"),
 		check(c.Sample.Pick == "" || c.Sample.N > 2, "sample.pick", "there is nothing to pick two of; sample.n is %d", c.Sample.N),

@@ -224,6 +224,7 @@ func (r *trial) run(ctx context.Context) (Result, error) {
 	}
 	defer log.Close()
 	log.trackers = r.dir.trackers
+	warned := false
 	fresh := true // until a checkpoint says otherwise: what an attempt without one has logged is void
 	policy, err := bpo.Train(ctx, bpo.Setup{
 		Config: r.cfg.Config, Backend: r.backend, Model: r.base.model, Start: r.start, Prompts: r.train,
@@ -243,6 +244,10 @@ func (r *trial) run(ctx context.Context) (Result, error) {
 				if err := log.Rewind(-1); err != nil {
 					return err
 				}
+			}
+			if n, dropped := m["collect/prompts"], dropped(r.cfg, m); !warned && dropped > n/2 {
+				warned = true // one that cannot tell completions apart looks like a method that does nothing
+				r.ui.Note("%g of the %g prompts before step %d gave no pair: %g ties, %g times all completions the same", dropped, n, step, m["collect/ties"], m["collect/identical"])
 			}
 			r.ui.Step(step, m)
 			return log.Append(step, m)
@@ -264,6 +269,15 @@ func (r *trial) run(ctx context.Context) (Result, error) {
 	r.ui.Step(r.cfg.Steps, final.Metrics)
 	result.Final, result.Outcomes = final.Metrics, final.Outcomes
 	return result, data.Write(filepath.Join(r.dir.Path, "samples", "final.parquet"), final.Outputs, nil)
+}
+
+// dropped is how many prompts of a collection gave no pair.
+func dropped(c *Config, m bpo.Metrics) float64 {
+	n := m["collect/identical"]
+	if c.Ties == "drop" {
+		n += m["collect/ties"]
+	}
+	return n
 }
 
 // curve evaluates on the eval prompts, for the metrics of a step.
