@@ -305,6 +305,11 @@ func TestOpenArtifactErrors(t *testing.T) {
 			t.Errorf("%s: error %v, want %q", path, err, want)
 		}
 	}
+	for path, want := range map[string]string{run: run + ": the run has no outputs yet; finish it with bpo train or bpo sweep", study: " is a study: name one", base: base + " is not a run directory"} {
+		if _, err := RunOutputs(path); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want %q", path, err, want)
+		}
+	}
 }
 
 // transformers and peft compute with what is exported what we compute with the policy.
