@@ -240,6 +240,13 @@ func TestExportRun(t *testing.T) {
 			t.Errorf("the card lacks %q:\n%s", want, card)
 		}
 	}
+	config, err := os.ReadFile(filepath.Join(dir, "config.yaml"))
+	if err != nil || !strings.Contains(string(card), "```yaml\n"+string(config)+"```") {
+		t.Errorf("config.yaml is not the card's: %v\n%s", err, config)
+	}
+	if _, err := Load(filepath.Join(dir, "config.yaml"), nil, nil); err != nil {
+		t.Error(err)
+	}
 	if got, want := read(t, open(t, dir, ""), someWeight), read(t, a, someWeight); !slices.Equal(got, want) {
 		t.Error("the exported weights are not the run's")
 	}
