@@ -68,7 +68,7 @@ func (op MergeOp) checkWeights(w []float64) error {
 	case op.ties && sum == 0:
 		return fmt.Errorf("--weights: all are 0")
 	case (op.Name == "average" || op.Name == "mean_delta") && math.Abs(sum-1) > 1e-6:
-		return fmt.Errorf("--weights: %v sum to %.6g, and those of %s must to 1", w, sum, op.Name)
+		return fmt.Errorf("--weights: %v sum to %.6g; of %s they must sum to 1", w, sum, op.Name)
 	}
 	return nil
 }
