@@ -39,7 +39,7 @@ func (s *Session) OpenPolicy(ctx context.Context, path, dtype, chat string) (*Po
 		}
 		p, err := bpo.LoadPolicy(bpo.PolicyPath(path), r.base.model)
 		if err != nil {
-			return nil, unfinished(path, "final policy", err)
+			return nil, err
 		}
 		return &Policy{r.base.model, p, r.base.sampler, r.base.scorer, c.Model.Chat}, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
@@ -120,6 +120,9 @@ func (nothing) Note(string, ...any)          {}
 
 // openRun opens the base of a finished run, to look at the run without its lock and without what only its training needs.
 func (s *Session) openRun(ctx context.Context, path string, c *Config) (*trial, error) {
+	if _, err := os.Stat(bpo.PolicyPath(path)); err != nil { // before a base is loaded, or made
+		return nil, unfinished(path, "final policy", err)
+	}
 	path, err := filepath.Abs(path) // its study lies above it, whatever the path is written like
 	if err != nil {
 		return nil, err
@@ -156,7 +159,7 @@ func (s *Session) EvaluateRun(ctx context.Context, path string, useEval bool, ad
 	}
 	p, err := bpo.LoadPolicy(bpo.PolicyPath(path), r.base.model)
 	if err != nil {
-		return Evaluation{}, unfinished(path, "final policy", err)
+		return Evaluation{}, err
 	}
 	for _, source := range c.pairSources() {
 		if err := source.locate(filepath.Dir(r.study), c.Seed); err != nil {
