@@ -34,6 +34,9 @@ func (s *Session) OpenArtifact(ctx context.Context, path, base string) (_ *Artif
 			a.Close()
 		}
 	}()
+	if err := aStudy(path); err != nil {
+		return nil, err
+	}
 	reward := false
 	c, err := runConfig(path)
 	switch {
@@ -62,11 +65,8 @@ func (s *Session) OpenArtifact(ctx context.Context, path, base string) (_ *Artif
 	switch {
 	case a.run != nil:
 		a.policy, err = bpo.OpenPolicy(bpo.PolicyPath(path), a.Base.Config)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%s: the run has no final policy yet; finish it with bpo train or bpo sweep", path)
-		}
 		if err != nil {
-			return nil, err
+			return nil, unfinished(path, "final policy", err)
 		}
 		a.Adapter, a.Weights = a.policy.Adapter, a.policy.Over(a.Base.Read)
 	case models.IsAdapter(path):

@@ -113,6 +113,12 @@ func TestMergeOps(t *testing.T) {
 		{MergeOptions{Op: "mean_delta"}, []string{one, one, one}, first},
 		{MergeOptions{Op: "mean_delta"}, []string{one, two}, combine(func(i int) float64 { return (at(first, i) + at(second, i)) / 2 })},
 		{MergeOptions{Op: "mean_delta", Weights: []float64{1, 0}}, []string{one, two}, first},
+		{MergeOptions{Op: "mean_delta", Weights: []float64{2, -1}}, []string{one, two}, combine(func(i int) float64 { return 2*at(first, i) - at(second, i) })},
+		{MergeOptions{Op: "peft_linear", Weights: []float64{0.5, 0.2}}, []string{one, one}, combine(func(i int) float64 {
+			w := math.Sqrt(0.5) + math.Sqrt(0.2) // each of A and B is so many times the adapter's
+			return at(zero, i) + w*w*(at(first, i)-at(zero, i))
+		})},
+		{MergeOptions{Op: "ties", Density: 1, Scale: 1, Weights: []float64{3, 0}}, []string{one, two}, first},
 		{MergeOptions{Op: "peft_linear"}, []string{one, one}, combine(func(i int) float64 { return at(zero, i) + 2*(at(first, i)-at(zero, i)) })},
 		{MergeOptions{Op: "average", Weights: []float64{0.25, 0.75}}, []string{one, two}, combine(func(i int) float64 { return at(first, i)/4 + 3*at(second, i)/4 })},
 		{MergeOptions{Op: "ema", Alpha: 0.1}, []string{base, one}, combine(func(i int) float64 { return 0.9*at(zero, i) + 0.1*at(first, i) })},
@@ -154,19 +160,33 @@ func TestMergeRefuses(t *testing.T) {
 		o      MergeOptions
 		inputs []string
 	}{
-		`--op: "mean" is not one of`:      {MergeOptions{Op: "mean"}, []string{base}},
-		"ema takes 2 models, got 1":       {MergeOptions{Op: "ema"}, []string{base}},
-		"--weights: 1 weights for 2":      {MergeOptions{Op: "average", Weights: []float64{1}}, []string{base, one}},
-		"--weights: ema has its own":      {MergeOptions{Op: "ema", Weights: []float64{1, 2}}, []string{base, one}},
-		"ties: name the model":            {MergeOptions{Op: "ties"}, []string{one}},
-		"has no adapter; average merges":  {MergeOptions{Op: "mean_delta"}, []string{one, base}},
-		"cannot be merged: HeadDim is 4 ": {MergeOptions{Op: "average"}, []string{base, other}},
+		`--op: "mean" is not one of`:                                                {MergeOptions{Op: "mean"}, []string{base}},
+		"ema takes 2 models, got 1":                                                 {MergeOptions{Op: "ema"}, []string{base}},
+		"--weights: 1 weights for 2":                                                {MergeOptions{Op: "average", Weights: []float64{1}}, []string{base, one}},
+		"--weights: only with mean_delta, peft_linear, average, ties":               {MergeOptions{Op: "ema", Weights: []float64{1, 2}}, []string{base, one}},
+		"--weights: [0.5 0.2] sum to 0.7; of average they must sum to 1":            {MergeOptions{Op: "average", Weights: []float64{0.5, 0.2}}, []string{base, one}},
+		"--weights: [0.5 0.50001] sum to 1.00001; of mean_delta they must sum to 1": {MergeOptions{Op: "mean_delta", Weights: []float64{0.5, 0.50001}}, []string{one, one}},
+		"--weights: [1.5 -0.5], of average none may be negative":                    {MergeOptions{Op: "average", Weights: []float64{1.5, -0.5}}, []string{base, one}},
+		"--weights: [1 -1], of ties none may be negative":                           {MergeOptions{Op: "ties", Density: 1, Weights: []float64{1, -1}}, []string{one, one}},
+		"--weights: all are 0":                                                      {MergeOptions{Op: "ties", Density: 1, Weights: []float64{0, 0}}, []string{one, one}},
+		"--weights: [NaN 1] are not numbers":                                        {MergeOptions{Op: "peft_linear", Weights: []float64{math.NaN(), 1}}, []string{one, one}},
+		"--alpha: 1.5, of ema in [0, 1]":                                            {MergeOptions{Op: "ema", Alpha: 1.5}, []string{base, one}},
+		"--alpha: -0.1, of ema in [0, 1]":                                           {MergeOptions{Op: "ema", Alpha: -0.1}, []string{base, one}},
+		"--alpha: NaN, of ema in [0, 1], of extrapolate any":                        {MergeOptions{Op: "extrapolate", Alpha: math.NaN()}, []string{base, one}},
+		"--scale: +Inf is not a number":                                             {MergeOptions{Op: "ties", Density: 1, Scale: math.Inf(1)}, []string{one}},
+		"ties: name the model":                                                      {MergeOptions{Op: "ties"}, []string{one}},
+		"has no adapter; average merges":                                            {MergeOptions{Op: "mean_delta"}, []string{one, base}},
+		"cannot be merged: HeadDim is 4 ":                                           {MergeOptions{Op: "average"}, []string{base, other}},
 	} {
 		var inputs []*Artifact
 		for _, path := range c.inputs {
 			inputs = append(inputs, open(t, path, ""))
 		}
-		if _, err := Merge(inputs, nil, c.o); err == nil || !strings.Contains(err.Error(), want) {
+		var under *Artifact
+		if c.o.Density > 0 {
+			under = open(t, base, "")
+		}
+		if _, err := Merge(inputs, under, c.o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("error %v, want %q", err, want)
 		}
 	}
@@ -219,6 +239,13 @@ func TestExportRun(t *testing.T) {
 		if !strings.Contains(string(card), want) {
 			t.Errorf("the card lacks %q:\n%s", want, card)
 		}
+	}
+	config, err := os.ReadFile(filepath.Join(dir, "config.yaml"))
+	if err != nil || !strings.Contains(string(card), "```yaml\n"+string(config)+"```") {
+		t.Errorf("config.yaml is not the card's: %v\n%s", err, config)
+	}
+	if _, err := Load(filepath.Join(dir, "config.yaml"), nil, nil); err != nil {
+		t.Error(err)
 	}
 	if got, want := read(t, open(t, dir, ""), someWeight), read(t, a, someWeight); !slices.Equal(got, want) {
 		t.Error("the exported weights are not the run's")
@@ -274,12 +301,19 @@ func TestOpenArtifactErrors(t *testing.T) {
 	if err := randomAdapter(t, base, 2, 1).Save(lost, "somewhere/else"); err != nil {
 		t.Fatal(err)
 	}
+	study := filepath.Dir(run)
 	for path, want := range map[string]string{
+		study:                     study + " is a study: name one of its runs, such as " + run + " (bpo compare ",
 		run:                       "the run has no final policy yet",
 		lost:                      `the adapter's base "somewhere/else" is not here; name it with --base`,
 		filepath.Join(base, "no"): "no such file",
 	} {
 		if _, err := new(Session).OpenArtifact(t.Context(), path, ""); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: error %v, want %q", path, err, want)
+		}
+	}
+	for path, want := range map[string]string{run: run + ": the run has no outputs yet; finish it with bpo train or bpo sweep", study: " is a study: name one", base: base + " is not a run directory"} {
+		if _, err := RunOutputs(path); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: error %v, want %q", path, err, want)
 		}
 	}

@@ -18,6 +18,7 @@ import (
 // Comparison is an arm of a study against another one, paired by seed and prompt.
 type Comparison struct {
 	Arm        string         `json:"arm"`
+	N          int            `json:"n"`          // prompts
 	Difference float64        `json:"difference"` // of win rates
 	Prompts    stats.Interval `json:"prompts"`    // 95 % bootstrap over prompts: for these trained policies
 	// Seeds is the 95 % interval of the seeds' differences (Student's t): for the method. NaN for fewer than two seeds.
@@ -87,8 +88,9 @@ func (t Table) compare(study string, base int) (against string, out []Comparison
 		if byPrompt == nil {
 			return "", nil, fmt.Errorf("%s: its runs were measured on unequal numbers of prompts", c.Arm)
 		}
+		c.N = len(byPrompt)
 		if i := c.Prompts; c.Difference != 0 && i.Low <= 0 && i.High >= 0 {
-			c.Needed = stats.SampleSizePaired(len(byPrompt), c.Difference, i)
+			c.Needed = stats.SampleSizePaired(c.N, c.Difference, i)
 		}
 		c.Seeds = stats.OverSeeds(bySeed, 0.95).Interval
 		c.Better, c.Worse, c.P = stats.SignTest(byPrompt, baseByPrompt)
@@ -201,9 +203,17 @@ func PrintComparisons(w io.Writer, against string, all []Comparison) error {
 		return err
 	}
 	for _, c := range all {
-		if c.Needed > 0 {
-			fmt.Fprintf(w, "%s is not told apart; if the difference is %+.3f, about %d prompts a seed would do it (80 %% power at 0.05)\n", c.Arm, c.Difference, c.Needed)
+		if c.Holm < 0.05 && (c.Prompts.Low > 0 || c.Prompts.High < 0) {
+			continue
 		}
+		fmt.Fprintf(w, "%s is not told apart", c.Arm)
+		if c.Needed > 0 {
+			fmt.Fprintf(w, "; if the difference is %+.3f, about %d prompts a seed would do it (80 %% power at 0.05)", c.Difference, c.Needed)
+		}
+		fmt.Fprintln(w)
+	}
+	if len(all) > 0 {
+		printFew(w, all[0].N)
 	}
 	_, err := fmt.Fprintln(w, comparisonLegend)
 	return err

@@ -114,7 +114,7 @@ func TestCompareArmsHolm(t *testing.T) {
 	if err := PrintComparisons(&out, against, all); err != nil {
 		t.Fatal(err)
 	}
-	if hint := fmt.Sprintf("reference=c refresh=2 is not told apart; if the difference is +0.042, about %d prompts a seed would do it", c.Needed); strings.Count(out.String(), "told apart") != 1 || !strings.Contains(out.String(), hint) {
+	if hint := fmt.Sprintf("reference=c refresh=2 is not told apart; if the difference is +0.042, about %d prompts a seed would do it", c.Needed); strings.Count(out.String(), "is not told apart") != 3 || strings.Contains(out.String(), "reference=a refresh=2 is not") || !strings.Contains(out.String(), hint) {
 		t.Errorf("no hint %q in\n%s", hint, &out)
 	}
 	for _, line := range []string{"  8 : 0           0.0078  0.031\n", "  8 : 1           0.039   0.094\n"} {

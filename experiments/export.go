@@ -80,6 +80,15 @@ func (a *Artifact) write(dir string, o ExportOptions) error {
 	if err != nil {
 		return err
 	}
+	if a.run != nil { // which the card tells to train
+		raw, err := a.run.YAML()
+		if err != nil {
+			return err
+		}
+		if err := WriteFile(filepath.Join(dir, "config.yaml"), raw); err != nil {
+			return err
+		}
+	}
 	return WriteFile(filepath.Join(dir, "README.md"), card)
 }
 

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"math"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -15,17 +16,59 @@ import (
 	"gobpo/bpo/annotate"
 	"gobpo/data"
 	"gobpo/experiments/stats"
+	"gobpo/experiments/tasks"
 )
 
 // Outputs are the texts of one policy beside their references, in the order of the prompts.
 type Outputs struct {
 	Name string
 	Rows []data.Completion
+	run  *Config // that was measured by them, if one was
 }
 
 // RunOutputs reads those that a finished run was measured by.
-func RunOutputs(dir string) ([]data.Completion, error) {
-	return data.Read[data.Completion](filepath.Join(dir, "samples", "final.parquet"))
+func RunOutputs(dir string) (Outputs, error) {
+	c, err := oneRun(dir)
+	if err != nil {
+		return Outputs{}, err
+	}
+	rows, err := data.Read[data.Completion](filepath.Join(dir, "samples", "final.parquet"))
+	return Outputs{Name: dir, Rows: rows, run: &c}, unfinished(dir, "outputs", err)
+}
+
+// DefaultEvaluator judges outputs where no other is named: of runs that agree on it and on their task theirs, else rouge_l.
+// why says in what runs do not agree.
+func DefaultEvaluator(all []Outputs) (c annotate.Config, why string) {
+	c.Name = "rouge_l"
+	for _, o := range all {
+		if o.run == nil {
+			return c, ""
+		}
+	}
+	first := all[0].run
+	for _, o := range all[1:] {
+		switch {
+		case o.run.Task.Name != first.Task.Name || o.run.Task.Seed != first.Task.Seed:
+			return c, fmt.Sprintf("%s and %s are of different tasks", all[0].Name, o.Name)
+		case !reflect.DeepEqual(o.run.Eval.Annotator, first.Eval.Annotator):
+			return c, fmt.Sprintf("%s and %s have different evaluators (eval.annotator)", all[0].Name, o.Name)
+		}
+	}
+	return first.Eval.Annotator, ""
+}
+
+// goldOf is the reward of the task that all outputs are of; nil where they are not all of runs of one.
+func goldOf(all []Outputs) func(prompt, completion string) float64 {
+	for _, o := range all {
+		if o.run == nil || o.run.Task.Name != all[0].run.Task.Name {
+			return nil
+		}
+	}
+	t, err := tasks.Get(all[0].run.Task.Name)
+	if err != nil { // the runs have none
+		return nil
+	}
+	return t.Reward
 }
 
 // HeadToHead is one policy's outputs against another's, judged against each other and not against the references.
@@ -50,7 +93,7 @@ type Judgments struct {
 
 // Judge measures outputs of the same prompts with one evaluator.
 func (s *Session) Judge(ctx context.Context, all []Outputs, c EvalConfig) (Judgments, error) {
-	a, err := s.newAnnotator(c.Annotator, nil, "auto")
+	a, err := s.newAnnotator(c.Annotator, goldOf(all), "auto")
 	if err != nil {
 		return Judgments{}, fmt.Errorf("annotator.%w", err)
 	}
@@ -79,13 +122,8 @@ func (s *Session) Judge(ctx context.Context, all []Outputs, c EvalConfig) (Judgm
 				return out, err
 			}
 			h.Rate, h.Interval = boot.Mean([][]float64{wins})
-			even := make([]float64, len(wins))
-			for k, w := range wins {
-				if even[k] = 0.5; w == 0.5 {
-					h.Ties += 1 / float64(len(wins))
-				}
-			}
-			_, _, h.P = stats.SignTest(wins, even)
+			h.Ties = float64(stats.Count(wins).Ties) / float64(len(wins))
+			h.P = evenTest(wins)
 			out.HeadToHead, ps = append(out.HeadToHead, h), append(ps, h.P)
 		}
 	}
@@ -214,20 +252,40 @@ func PrintJudgments(w io.Writer, all []Outputs, j Judgments) error {
 			}
 		}
 		printUsage(w, all[i].Name+" and the references", used)
-		printHint(w, all[i].Name+" and the references", e.Needed())
+		e.printHint(w, all[i].Name)
 	}
 	for _, h := range j.HeadToHead {
 		printUsage(w, h.A+" and "+h.B, h.Usage)
-		printHint(w, h.A+" and "+h.B, promptsNeeded(len(all[0].Rows), h.Rate, h.Interval))
+		printHint(w, h.A+" and "+h.B, len(all[0].Rows), h.Rate, h.Interval, h.Holm)
 	}
+	printFew(w, len(all[0].Rows))
 	return nil
 }
 
-// printHint says how many prompts would tell two apart, where these do not.
-func printHint(w io.Writer, what string, n int) {
-	if n > 0 {
-		fmt.Fprintf(w, "%s are not told apart; about %d prompts would tell such a difference (80 %% power at 0.05)\n", what, n)
+// printHint says where a win rate tells two not apart, and how many prompts would do it. The test decides beside the interval,
+// which is a point where a few prompts all agree.
+func printHint(w io.Writer, what string, n int, rate float64, i stats.Interval, p float64) {
+	if p < 0.05 && (i.Low > 0.5 || i.High < 0.5) {
+		return
 	}
+	fmt.Fprintf(w, "%s are not told apart", what)
+	if n := promptsNeeded(n, rate, i); n > 0 {
+		fmt.Fprintf(w, "; about %d prompts would tell such a difference (80 %% power at 0.05)", n)
+	}
+	fmt.Fprintln(w)
+}
+
+// printFew warns of what a few prompts give.
+func printFew(w io.Writer, n int) {
+	if n < 30 {
+		fmt.Fprintf(w, "n is %d: of fewer than 30 prompts, intervals and length-controlled rates are not to be relied on\n", n)
+	}
+}
+
+// evenTest is the sign test of outcomes against one half.
+func evenTest(outcomes []float64) float64 {
+	_, _, p := stats.SignTest(outcomes, slices.Repeat([]float64{0.5}, len(outcomes)))
+	return p
 }
 
 // printUsage says what a judge was asked, if one was, and how many of its answers had no verdict and made ties.
@@ -241,13 +299,19 @@ func printUsage(w io.Writer, what string, used map[string]float64) {
 	}
 }
 
-// Needed is the number of prompts that would tell the observed win rate from one half with 80 % power at a level of 0.05,
-// where its interval holds one half; else, and where it is one half, 0.
-func (e Evaluation) Needed() int {
-	m := e.Metrics
-	return promptsNeeded(int(m["eval/n"]), m["eval/win_rate"], stats.Interval{Low: m["eval/win_rate_low"], High: m["eval/win_rate_high"]})
+// PrintHints says what a win rate does not tell.
+func (e Evaluation) PrintHints(w io.Writer) {
+	e.printHint(w, "the outputs")
+	printFew(w, len(e.Outcomes))
 }
 
+func (e Evaluation) printHint(w io.Writer, name string) {
+	m := e.Metrics
+	printHint(w, name+" and the references", len(e.Outcomes), m["eval/win_rate"], stats.Interval{Low: m["eval/win_rate_low"], High: m["eval/win_rate_high"]}, evenTest(e.Outcomes))
+}
+
+// promptsNeeded is the number of prompts that would tell a win rate from one half with 80 % power at a level of 0.05, where its
+// interval holds one half; else, and where it is one half, 0.
 func promptsNeeded(n int, rate float64, i stats.Interval) int {
 	if rate == 0.5 || math.IsNaN(rate) || math.IsNaN(i.Low) || i.Low > 0.5 || i.High < 0.5 {
 		return 0

@@ -7,6 +7,7 @@ import (
 	"math"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 
@@ -82,6 +83,66 @@ func TestHeadToHeadHolm(t *testing.T) {
 	for i, w := range want {
 		if h := j.HeadToHead[i]; h.A != w.A || h.B != w.B || !near(h.Rate, w.Rate) || !near(h.Ties, w.Ties) || !near(h.P, w.P) || !near(h.Holm, w.Holm) {
 			t.Errorf("got %+v, want %+v", h, w)
+		}
+	}
+}
+
+// Three prompts on which one side always wins: the interval is a point, and the exact test, p = 2/2³, tells nothing apart. Of
+// six, 2/2⁶ does.
+func TestFewPromptsTellNothingApart(t *testing.T) {
+	c := EvalConfig{Annotator: annotate.Config{Name: "length", Params: map[string]any{"max": 1}}, Bootstrap: 50}
+	for n, apart := range map[int]bool{3: false, 6: true} {
+		all := []Outputs{outputsOf("x", slices.Repeat([]string{"one two"}, n)...), outputsOf("y", slices.Repeat([]string{"one"}, n)...)}
+		j, err := new(Session).Judge(t.Context(), all, c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h := j.HeadToHead[0]; h.Rate != 0 || h.Interval != (stats.Interval{}) || math.Abs(h.P-math.Pow(2, float64(1-n))) > 1e-12 {
+			t.Errorf("%+v", h)
+		}
+		var out, one strings.Builder
+		if err := PrintJudgments(&out, all, j); err != nil {
+			t.Fatal(err)
+		}
+		j.Against[0].PrintHints(&one)
+		few := fmt.Sprintf("n is %d: of fewer than 30 prompts, intervals and length-controlled rates are not to be relied on\n", n)
+		if strings.Contains(out.String(), "\nx and y are not told apart\n") == apart || strings.Contains(out.String(), "\ny and the references are not told apart\n") == apart || !strings.HasSuffix(out.String(), "\n"+few) {
+			t.Errorf("of %d prompts:\n%s", n, &out)
+		}
+		if want := few; apart && one.String() != want || !apart && one.String() != "the outputs and the references are not told apart\n"+want {
+			t.Errorf("of %d prompts: %s", n, &one)
+		}
+	}
+}
+
+// What judges runs where nothing is said is what they agree on; gold is a reward where all are of one task.
+func TestDefaultEvaluator(t *testing.T) {
+	run := func(name, task, evaluator string) Outputs {
+		c := DefaultConfig()
+		c.Task.Name, c.Eval.Annotator.Name = task, evaluator
+		o := outputsOf(name, "one", "two")
+		o.run = &c
+		return o
+	}
+	seeded := run("d", "picnic", "gold")
+	seeded.run.Task.Seed = 7
+	texts := outputsOf("t", "one", "two")
+	for name, c := range map[string]struct {
+		all       []Outputs
+		want, why string
+		gold      bool
+	}{
+		"agree":      {[]Outputs{run("a", "picnic", "gold"), run("b", "picnic", "gold")}, "gold", "", true},
+		"of files":   {[]Outputs{run("a", "", "length"), run("b", "", "length")}, "length", "", false},
+		"evaluators": {[]Outputs{run("a", "picnic", "gold"), run("b", "picnic", "length")}, "rouge_l", "a and b have different evaluators (eval.annotator)", true},
+		"tasks":      {[]Outputs{run("a", "picnic", "gold"), run("b", "", "gold")}, "rouge_l", "a and b are of different tasks", false},
+		"seeds":      {[]Outputs{run("a", "picnic", "gold"), seeded}, "rouge_l", "a and d are of different tasks", true},
+		"mixed":      {[]Outputs{run("a", "picnic", "gold"), texts}, "rouge_l", "", false},
+		"texts":      {[]Outputs{texts, texts}, "rouge_l", "", false},
+	} {
+		got, why := DefaultEvaluator(c.all)
+		if got.Name != c.want || why != c.why || (goldOf(c.all) != nil) != c.gold {
+			t.Errorf("%s: %s, %q, gold %v", name, got.Name, why, goldOf(c.all) != nil)
 		}
 	}
 }

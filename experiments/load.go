@@ -61,7 +61,7 @@ func loadFile(s *schema, path string, sets, environ []string) (*File, error) {
 	return f, nil
 }
 
-var configSchema = schemaOf(reflect.TypeFor[Config]())
+var configSchema = listedSchema(reflect.TypeFor[Config](), "`bpo show`")
 
 // parse checks one YAML document against the schema.
 func (s *schema) parse(name string, raw []byte) (tree, error) {

@@ -38,14 +38,14 @@ func (s *Session) OpenPolicy(ctx context.Context, path, dtype, chat string) (*Po
 			return nil, err
 		}
 		p, err := bpo.LoadPolicy(bpo.PolicyPath(path), r.base.model)
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("%s: the run has no final policy yet; finish it with bpo train or bpo sweep", path)
-		}
 		if err != nil {
 			return nil, err
 		}
 		return &Policy{r.base.model, p, r.base.sampler, r.base.scorer, c.Model.Chat}, nil
 	} else if !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	if err := aStudy(path); err != nil {
 		return nil, err
 	}
 	b, err := s.Backend("auto")
@@ -59,10 +59,45 @@ func (s *Session) OpenPolicy(ctx context.Context, path, dtype, chat string) (*Po
 	return &Policy{m.model, models.Policy{Name: "base", Base: m.model.Base}, m.sampler, m.scorer, chat}, nil
 }
 
+// IsRun says whether path is a run's directory.
+func IsRun(path string) bool {
+	_, err := os.Stat(filepath.Join(path, "manifest.json"))
+	return err == nil
+}
+
+// oneRun is the configuration of what must be a run's directory.
+func oneRun(path string) (Config, error) {
+	c, err := runConfig(path)
+	if err == nil {
+		return c, nil
+	}
+	if study := aStudy(path); study != nil {
+		return c, study
+	}
+	return c, fmt.Errorf("%s is not a run directory: %w", path, err)
+}
+
+// aStudy is the error of a study's directory where one run is wanted; nil for anything else.
+func aStudy(path string) error {
+	runs, _ := filepath.Glob(filepath.Join(path, "*", "manifest.json"))
+	if len(runs) == 0 || IsRun(path) {
+		return nil
+	}
+	return fmt.Errorf("%s is a study: name one of its runs, such as %s (bpo compare sets its arms against each other)", path, filepath.Dir(runs[0]))
+}
+
+// unfinished says what is not there yet where a run has not come to it.
+func unfinished(path, what string, err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%s: the run has no %s yet; finish it with bpo train or bpo sweep", path, what)
+	}
+	return err
+}
+
 // runConfig reads the resolved configuration of a run directory; fs.ErrNotExist where path is no run.
 func runConfig(path string) (Config, error) {
 	file := filepath.Join(path, "config.yaml")
-	if _, err := os.Stat(filepath.Join(path, "manifest.json")); err != nil {
+	if !IsRun(path) {
 		return Config{}, fs.ErrNotExist
 	}
 	raw, err := os.ReadFile(file)
@@ -85,6 +120,9 @@ func (nothing) Note(string, ...any)          {}
 
 // openRun opens the base of a finished run, to look at the run without its lock and without what only its training needs.
 func (s *Session) openRun(ctx context.Context, path string, c *Config) (*trial, error) {
+	if _, err := os.Stat(bpo.PolicyPath(path)); err != nil { // before a base is loaded, or made
+		return nil, unfinished(path, "final policy", err)
+	}
 	path, err := filepath.Abs(path) // its study lies above it, whatever the path is written like
 	if err != nil {
 		return nil, err
@@ -108,9 +146,9 @@ func (s *Session) openRun(ctx context.Context, path string, c *Config) (*trial, 
 // EvaluateRun measures a run's final policy again, on its test prompts or with useEval on its eval prompts. adjust may
 // change the evaluation (c.Eval) and the files (c.Prompts) that it is measured on.
 func (s *Session) EvaluateRun(ctx context.Context, path string, useEval bool, adjust func(c *Config) error) (Evaluation, error) {
-	c, err := runConfig(path)
+	c, err := oneRun(path)
 	if err != nil {
-		return Evaluation{}, fmt.Errorf("%s is not a run directory: %w", path, err)
+		return Evaluation{}, err
 	}
 	if err := adjust(&c); err != nil {
 		return Evaluation{}, err

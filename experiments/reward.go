@@ -65,7 +65,7 @@ func DefaultRewardConfig() RewardConfig {
 // nothing, or all.
 const heldOutSeed = 1<<64 - 1
 
-var rewardSchema = schemaOf(reflect.TypeFor[RewardConfig]())
+var rewardSchema = listedSchema(reflect.TypeFor[RewardConfig](), "docs/reward.md")
 
 // LoadReward reads a file for bpo reward train, with sets laid over it as Load does.
 func LoadReward(path string, sets []string) (RewardConfig, error) {
@@ -127,11 +127,19 @@ func (c *RewardConfig) Validate() error {
 	for _, err := range []error{
 		oneOf("model.dtype", c.Model.DType, "float32", "bfloat16"), oneOf("model.chat", c.Model.Chat, "auto", "none"),
 		oneOf("pairs.leakage", c.Pairs.Leakage, "error", "drop", "allow"), oneOf("train", c.Train, "lora", "full"),
-		own, loss, steps.Validate("reward"),
+		own, loss, validateSteps(steps),
 	} {
 		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// validateSteps checks the numbers of the optimisation, whose keys stand at the top of a reward file.
+func validateSteps(c bpo.SFTConfig) error {
+	if err := c.Validate(""); err != nil {
+		return errors.New(strings.TrimPrefix(err.Error(), "."))
 	}
 	return nil
 }
@@ -237,7 +245,7 @@ func (s *Session) TrainReward(ctx context.Context, c RewardConfig, dir string, u
 	if c.Steps == 0 {
 		c.Steps = (len(pairs) + c.BatchSize - 1) / c.BatchSize
 	}
-	if err := c.SFTConfig.Validate("reward"); err != nil {
+	if err := validateSteps(c.SFTConfig); err != nil {
 		return r, err
 	}
 	for i, into := range c.memberDirs(dir) {

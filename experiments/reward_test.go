@@ -476,8 +476,11 @@ func TestRewardConfigErrors(t *testing.T) {
 		"loss.label_smoothing=0.5": "loss.label_smoothing: 0.5",
 		"train=most":               `train: "most" is not one of [lora full]`,
 		"lora.rank=0":              "lora.rank: 0",
-		"batch_size=6":             "reward.micro_batch: 4 does not divide",
-		"lossy=1":                  "lossy",
+		"batch_size=6":             ": micro_batch: 4 does not divide",
+		"batch_size=0":             ": batch_size: must be at least 1, got 0",
+		"optimizer.lr=-1":          ": optimizer.lr: ",
+		"lossy=1":                  "unknown key lossy; did you mean loss?",
+		"loss.beta=0":              "unknown key loss.beta; docs/reward.md lists the keys",
 		"pairs.leakage=maybe":      `pairs.leakage: "maybe"`,
 		"model.path=":              "model.path: no base model",
 	} {

@@ -16,7 +16,8 @@ import (
 type schema struct {
 	typ      reflect.Type
 	children map[string]*schema
-	free     bool // a map whose keys are not ours to check (annotator options, loss params)
+	free     bool   // a map whose keys are not ours to check (annotator options, loss params)
+	listed   string // at the root: what lists the keys, for errors
 }
 
 func schemaOf(t reflect.Type) *schema {
@@ -48,6 +49,12 @@ func schemaOf(t reflect.Type) *schema {
 			}
 		}
 	}
+	return s
+}
+
+func listedSchema(t reflect.Type, listed string) *schema {
+	s := schemaOf(t)
+	s.listed = listed
 	return s
 }
 
@@ -119,7 +126,7 @@ func (s *schema) unknown(key string) error {
 	if near := s.nearest(key); near != "" {
 		return fmt.Errorf("unknown key %s; did you mean %s?", key, near)
 	}
-	return fmt.Errorf("unknown key %s; `bpo show` lists the keys", key)
+	return fmt.Errorf("unknown key %s; %s lists the keys", key, s.listed)
 }
 
 // locatedError says on which line of its file a value stands.

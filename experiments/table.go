@@ -60,6 +60,9 @@ var columns = []struct {
 	{"eval/length", "words", false}, {"eval/distinct_2", "distinct-2", false}, {"eval/unique", "unique", false},
 }
 
+// halved is the one metric with an interval.
+const halved = "eval/win_rate"
+
 // MakeTable gathers the results of a sweep's trials.
 func MakeTable(out string, trials []Trial) (Table, error) {
 	t := Table{Initial: map[string]Cell{}}
@@ -166,7 +169,7 @@ func cells(results []Result) map[string]Cell {
 		mean, sd := stat.MeanStdDev(v, nil)
 		out[k] = Cell{Mean: finite(mean), SD: finite(sd)}
 	}
-	if cell, ok := out["eval/win_rate"]; ok {
+	if cell, ok := out[halved]; ok {
 		var outcomes [][]float64
 		for _, r := range results {
 			outcomes = append(outcomes, r.Outcomes)
@@ -176,7 +179,7 @@ func cells(results []Result) map[string]Cell {
 			interval = stats.Interval{Low: results[0].Final["eval/win_rate_low"], High: results[0].Final["eval/win_rate_high"]}
 		}
 		cell.Half = finite((interval.High - interval.Low) / 2)
-		out["eval/win_rate"] = cell
+		out[halved] = cell
 	}
 	return out
 }
@@ -235,11 +238,7 @@ func (t Table) grid() [][]string {
 		return out
 	}
 	lines := [][]string{header}
-	name := "start policy"
-	if t.Starts > 1 {
-		name = fmt.Sprintf("start policies, mean of %d", t.Starts)
-	}
-	start := append(make([]string, len(t.Keys)), name, "")
+	start := append(make([]string, len(t.Keys)), t.startName(), "")
 	start = append(start, numbers(t.Initial)...)
 	if len(t.Initial) > 0 {
 		lines = append(lines, start)
@@ -255,6 +254,44 @@ func (t Table) grid() [][]string {
 		}
 		line = append(line, r.Method, seeds)
 		lines = append(lines, append(line, numbers(r.Cells)...))
+	}
+	return lines
+}
+
+func (t Table) startName() string {
+	if t.Starts > 1 {
+		return fmt.Sprintf("start policies, mean of %d", t.Starts)
+	}
+	return "start policy"
+}
+
+// records are the table's numbers as they are, with the lines of grid.
+func (t Table) records() [][]string {
+	header := append(append([]string{}, t.Keys...), "method", "seeds", "failed", "missing")
+	for _, c := range columns {
+		header = append(header, c.metric)
+		if c.metric == halved {
+			header = append(header, c.metric+"_half_width")
+		}
+		header = append(header, c.metric+"_sd")
+	}
+	lines := [][]string{header}
+	add := func(line []string, cells map[string]Cell) {
+		for _, c := range columns {
+			cell := cells[c.metric]
+			line = append(line, number(cell.Mean))
+			if c.metric == halved {
+				line = append(line, number(cell.Half))
+			}
+			line = append(line, number(cell.SD))
+		}
+		lines = append(lines, line)
+	}
+	if len(t.Initial) > 0 {
+		add(append(make([]string, len(t.Keys)), t.startName(), "", "", ""), t.Initial)
+	}
+	for _, r := range t.Rows {
+		add(append(r.settings(t.Keys), r.Method, strconv.Itoa(r.Seeds), strconv.Itoa(r.Failed), strconv.Itoa(r.Missing)), r.Cells)
 	}
 	return lines
 }
@@ -309,21 +346,7 @@ func (t Table) Save(dir string) error {
 		}
 	}
 	fmt.Fprintf(&md, "\n%s.\n", t.Legend())
-	w := csv.NewWriter(&cs)
-	header := append(append([]string{}, t.Keys...), "method", "seeds", "failed", "missing")
-	for _, c := range columns {
-		header = append(header, c.metric, c.metric+"_half_width", c.metric+"_sd")
-	}
-	rows := [][]string{header}
-	for _, r := range t.Rows {
-		line := r.settings(t.Keys)
-		line = append(line, r.Method, strconv.Itoa(r.Seeds), strconv.Itoa(r.Failed), strconv.Itoa(r.Missing))
-		for _, c := range columns {
-			line = append(line, number(r.Cells[c.metric].Mean), number(r.Cells[c.metric].Half), number(r.Cells[c.metric].SD))
-		}
-		rows = append(rows, line)
-	}
-	if err := w.WriteAll(rows); err != nil {
+	if err := csv.NewWriter(&cs).WriteAll(t.records()); err != nil {
 		return err
 	}
 	return errors.Join(

@@ -56,7 +56,7 @@ func TestTableOverSeeds(t *testing.T) {
 	for name, want := range map[string]string{
 		"results.md":   "| loss.beta | method | seeds | win rate | seed sd | LC win rate | score | KL | words | distinct-2 | unique |\n|---|---|---|---|---|---|---|---|---|---|---|\n",
 		"results.tex":  "0.1 & BPO (DPO), F=2 & 3 & 0.500 $\\pm$ 0.267 & 0.100 & -- &",
-		"results.csv":  "loss.beta,method,seeds,failed,missing,eval/win_rate,eval/win_rate_half_width,",
+		"results.csv":  "loss.beta,method,seeds,failed,missing,eval/win_rate,eval/win_rate_half_width,eval/win_rate_sd,eval/win_rate_length_controlled,eval/win_rate_length_controlled_sd,eval/score,eval/score_sd,",
 		"results.json": `"rows": [`,
 	} {
 		raw, err := os.ReadFile(filepath.Join(study, name))
@@ -84,14 +84,25 @@ func TestTableOfSeveralStartPolicies(t *testing.T) {
 	if failed, err := Sweep(t.Context(), trials, SweepOptions{Out: out, Run: run, UI: &silent{}}); failed != 0 || err != nil {
 		t.Fatal(failed, err)
 	}
-	for n, want := range map[int]string{2: "start policy 0.300 ± 0.100 –", 3: "start policies, mean of 2 0.400 0.141"} {
+	for n, c := range map[int]struct{ text, csv string }{
+		2: {"start policy 0.300 ± 0.100 –", ",start policy,,,,0.3,0.1"},
+		3: {"start policies, mean of 2 0.400 0.141", `,"start policies, mean of 2",,,,0.4,,0.1414`},
+	} {
 		table, err := MakeTable(out, trials[:n])
 		if err != nil {
 			t.Fatal(err)
 		}
 		var text strings.Builder
-		if err := table.Print(&text); err != nil || !strings.Contains(strings.Join(strings.Fields(text.String()), " "), want) {
-			t.Errorf("%v: no %q in\n%s", err, want, &text)
+		if err := table.Print(&text); err != nil || !strings.Contains(strings.Join(strings.Fields(text.String()), " "), c.text) {
+			t.Errorf("%v: no %q in\n%s", err, c.text, &text)
+		}
+		dir := t.TempDir()
+		if err := table.Save(dir); err != nil {
+			t.Fatal(err)
+		}
+		raw, err := os.ReadFile(filepath.Join(dir, "results.csv"))
+		if lines := strings.Split(string(raw), "\n"); err != nil || !strings.HasPrefix(lines[1], c.csv) || !strings.HasPrefix(lines[2], "0.1,") || strings.Count(lines[0], "half_width") != 1 {
+			t.Errorf("%v: no %q in\n%s", err, c.csv, raw)
 		}
 	}
 }

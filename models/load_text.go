@@ -162,7 +162,7 @@ func hint(dir string) string {
 	const save = `: python -c "from transformers import AutoModelForCausalLM as M; M.from_pretrained('%s').save_pretrained('%s')"`
 	switch {
 	case has("adapter_config.json"):
-		return "; this is an adapter's directory: name its base model's"
+		return "; this is an adapter's directory: bpo export makes a model of it and its base, as in bpo export " + dir + " -o model"
 	case has("pytorch_model*.bin"):
 		return "; pytorch_model.bin is a pickle, which can run code, and is not read; convert it" + fmt.Sprintf(save, dir, dir)
 	case has("*.gguf"):

@@ -159,7 +159,7 @@ func TestLoadHints(t *testing.T) {
 		"pickle":               {"config.json", "pytorch_model.bin"},
 		"convert it: python":   {"config.json", "pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"},
 		"index.json says what": {"config.json", "model-00001-of-00002.safetensors"},
-		"base model":           {"adapter_config.json", "adapter_model.safetensors"},
+		"bpo export ":          {"adapter_config.json", "adapter_model.safetensors"},
 		"GGUF":                 {"model.gguf"},
 		"neither":              {"config.json"},
 		"AutoTokenizer":        {"config.json", "vocab.json", "merges.txt"},

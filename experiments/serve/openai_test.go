@@ -47,7 +47,8 @@ func TestOpenAIClient(t *testing.T) {
 		}
 	}
 	for _, same := range []struct{ got, want any }{
-		{got["models"], []any{"tiny"}}, {got["usage"], chat["usage"]}, {got["stream usage"], chat["usage"]}, {got["stream reasons"], got["reasons"]},
+		{got["models"], []any{"tiny"}}, {got["model"], "tiny"}, {got["not found"], "model_not_found"},
+		{at(got, "prompts", 0), []any{0.0, got["completion"]}}, {at(got, "prompts", 1), []any{1.0, got["completion"]}}, {got["usage"], chat["usage"]}, {got["stream usage"], chat["usage"]}, {got["stream reasons"], got["reasons"]},
 		{got["completion"], at(plain, "choices", 0, "text")}, {got["completion stream"], got["completion"]},
 		{at(got, "error", 0), "context_length_exceeded"}, {at(got, "error", 1), "invalid_request_error"},
 	} {

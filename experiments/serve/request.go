@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 
-	"gobpo/bpo"
 	"gobpo/data"
 )
 
@@ -121,11 +120,11 @@ func (q *request) check(s *server, chat bool) error {
 	wanted := func(v any) bool { return v != nil && v != false && v != 0.0 }
 	switch {
 	case q.Model != "" && q.Model != s.name:
-		return fmt.Errorf("model: %q is not served, %q is", q.Model, s.name)
+		return s.notServed(q.Model)
 	case chat && len(q.Messages) == 0:
 		return errors.New("messages: empty")
-	case !chat && len(q.Prompt) != 1:
-		return fmt.Errorf("prompt: want one text, got %d", len(q.Prompt))
+	case !chat && len(q.Prompt) == 0:
+		return errors.New("prompt: want a text, or a list of texts")
 	case q.MaxTokens != nil && *q.MaxTokens < 1:
 		return fmt.Errorf("max_tokens: %d is not at least 1", *q.MaxTokens)
 	case q.Temperature != nil && *q.Temperature < 0:
@@ -134,7 +133,9 @@ func (q *request) check(s *server, chat bool) error {
 		return fmt.Errorf("top_p: %g is not in (0, 1]", *q.TopP)
 	case q.N > 16:
 		return fmt.Errorf("n: %d is more than 16", q.N)
-	case q.TopLogProbs > 0 || wanted(q.LogProbs) && !chat:
+	case !chat && wanted(q.LogProbs):
+		return errors.New("logprobs: not given here; /v1/chat/completions gives those of the sampled tokens")
+	case q.TopLogProbs > 0:
 		return errors.New("top_logprobs: log-probs of other tokens than the sampled one are not given")
 	case q.FrequencyPenalty != 0 || q.PresencePenalty != 0 || len(q.Tools)+len(q.Functions) > 0:
 		return errors.New("penalties and tools are not supported")
@@ -152,47 +153,67 @@ func (q *request) check(s *server, chat bool) error {
 	return nil
 }
 
-// prompt is the request's text as the policy was trained to see it, and how many tokens may follow. It is never cut.
-func (q *request) prompt(s *server, chat bool) (p bpo.Prompt, most int, err error) {
-	policy, in, what := *s.policy, data.Prompt{ID: "request"}, "messages"
+// ask is one of a request's prompts, and how many tokens may follow.
+type ask struct {
+	tokens []int32
+	most   int
+}
+
+// asks are the request's texts as the policy was trained to see them. They are never cut.
+func (q *request) asks(s *server, chat bool) ([]ask, error) {
+	policy, texts, what := *s.policy, []data.Prompt{}, "messages"
 	if chat {
+		in := data.Prompt{ID: "request"}
 		for i, m := range q.Messages {
 			text, err := m.text()
 			if err == nil && m.Role == "" {
 				err = errors.New("no role")
 			}
 			if err != nil {
-				return p, 0, fmt.Errorf("messages[%d]: %w", i, err)
+				return nil, fmt.Errorf("messages[%d]: %w", i, err)
 			}
 			in.Messages = append(in.Messages, data.Message{Role: m.Role, Content: text})
 		}
 		if policy.Model.ChatTemplate == "" || policy.Chat != "auto" { // trained on plain texts
 			if len(in.Messages) != 1 || in.Messages[0].Role != "user" {
-				return p, 0, fmt.Errorf("messages: %q has no chat template, or does without it, and takes one message of the user alone", s.name)
+				return nil, fmt.Errorf("messages: %q has no chat template, or does without it, and takes one message of the user alone", s.name)
 			}
 			in.Prompt = in.Messages[0].Content
 		}
+		texts = append(texts, in)
 	} else {
-		policy.Chat, in.Prompt, what = "none", q.Prompt[0], "prompt"
+		policy.Chat, what = "none", "prompt"
+		for _, text := range q.Prompt {
+			texts = append(texts, data.Prompt{ID: "request", Prompt: text})
+		}
 	}
-	prompts, _, err := policy.Prompts([]data.Prompt{in}, math.MaxInt)
+	prompts, _, err := policy.Prompts(texts, math.MaxInt)
 	if err != nil {
-		return p, 0, err
+		return nil, err
 	}
-	p = prompts[0]
-	n, context := len(p.Tokens), policy.Model.Config.MaxPositions
-	most = max(1, min(256, context-n))
-	if q.MaxTokens != nil {
-		most = *q.MaxTokens
+	var out []ask
+	for _, p := range prompts {
+		n, context := len(p.Tokens), policy.Model.Config.MaxPositions
+		most := max(1, min(256, context-n))
+		if q.MaxTokens != nil {
+			most = *q.MaxTokens
+		}
+		if most > context-n { // in OpenAI's words, which clients look for
+			return nil, refusal{"context_length_exceeded", fmt.Sprintf("This model's maximum context length is %d tokens. However, you requested %d tokens (%d in the %s, %d in the completion).",
+				context, n+most, n, what, most)}
+		}
+		out = append(out, ask{p.Tokens, most})
 	}
-	if most > context-n { // in OpenAI's words, which clients look for
-		return p, 0, tooLong(fmt.Sprintf("This model's maximum context length is %d tokens. However, you requested %d tokens (%d in the %s, %d in the completion).",
-			context, n+most, n, what, most))
-	}
-	return p, most, nil
+	return out, nil
 }
 
-// tooLong is the error of a request that the context has no room for.
-type tooLong string
+// refusal is an error with OpenAI's code for it.
+type refusal struct{ code, text string }
 
-func (e tooLong) Error() string { return string(e) }
+func (r refusal) Error() string { return r.text }
+
+const modelNotFound = "model_not_found"
+
+func (s *server) notServed(model string) error {
+	return refusal{modelNotFound, fmt.Sprintf("model: %q is not served, %q is", model, s.name)}
+}

@@ -29,8 +29,16 @@ type server struct {
 func New(p *experiments.Policy, name string) http.Handler {
 	s := &server{policy: p, name: name, turn: make(chan struct{}, 1)}
 	mux := http.NewServeMux()
+	model := map[string]any{"id": name, "object": "model", "created": time.Now().Unix(), "owned_by": "gobpo"}
 	mux.HandleFunc("GET /v1/models", func(w http.ResponseWriter, _ *http.Request) {
-		reply(w, map[string]any{"object": "list", "data": []any{map[string]any{"id": name, "object": "model", "owned_by": "gobpo"}}})
+		reply(w, map[string]any{"object": "list", "data": []any{model}})
+	})
+	mux.HandleFunc("GET /v1/models/{id...}", func(w http.ResponseWriter, r *http.Request) {
+		if id := r.PathValue("id"); id != name {
+			fail(w, http.StatusNotFound, s.notServed(id))
+			return
+		}
+		reply(w, model)
 	})
 	mux.HandleFunc("POST /v1/chat/completions", func(w http.ResponseWriter, r *http.Request) { s.complete(w, r, true) })
 	mux.HandleFunc("POST /v1/completions", func(w http.ResponseWriter, r *http.Request) { s.complete(w, r, false) })
@@ -50,53 +58,58 @@ func (s *server) complete(w http.ResponseWriter, r *http.Request, chat bool) {
 		fail(w, http.StatusBadRequest, err)
 		return
 	}
-	in, most, err := q.prompt(s, chat)
+	asks, err := q.asks(s, chat)
 	if err != nil {
 		fail(w, http.StatusBadRequest, err)
 		return
 	}
 	made := answer{server: s, chat: chat, id: fmt.Sprintf("gobpo-%d", s.count.Add(1)), at: time.Now().Unix(), logProbs: chat && q.LogProbs == true}
 	var stream *stream
-	var partial func([]ending)
 	if q.Stream {
-		stream = newStream(w, made, q)
-		partial = stream.more
+		stream = newStream(w, made, q, len(asks))
 	}
-	out, err := s.sample(r.Context(), q, in.Tokens, most, partial)
-	switch {
-	case r.Context().Err() != nil:
-		return // nobody waits
-	case err != nil && q.Stream && stream.begun:
-		stream.fail(err)
-		return
-	case err != nil:
-		fail(w, http.StatusInternalServerError, err)
-		return
+	choices := []any{}
+	usage := map[string]int{}
+	for i, in := range asks {
+		var partial func([]ending)
+		if q.Stream {
+			partial = func(soFar []ending) { stream.more(i*q.N, soFar) }
+		}
+		out, err := s.sample(r.Context(), q, i, in, partial)
+		switch {
+		case r.Context().Err() != nil:
+			return // nobody waits
+		case err != nil && q.Stream && stream.begun:
+			stream.fail(err)
+			return
+		case err != nil:
+			fail(w, http.StatusInternalServerError, err)
+			return
+		}
+		usage["prompt_tokens"] += len(in.tokens)
+		for _, c := range out {
+			usage["completion_tokens"] += len(c.tokens)
+			choices = append(choices, made.choice(len(choices), "message", c))
+		}
+		if q.Stream {
+			stream.more(i*q.N, out)
+		}
 	}
-	usage := map[string]int{"prompt_tokens": len(in.Tokens), "completion_tokens": 0}
-	for _, c := range out {
-		usage["completion_tokens"] += len(c.tokens)
-	}
-	usage["total_tokens"] = len(in.Tokens) + usage["completion_tokens"]
+	usage["total_tokens"] = usage["prompt_tokens"] + usage["completion_tokens"]
 	if q.Stream {
-		stream.more(out)
 		stream.end(usage)
 		return
-	}
-	choices := make([]any, len(out))
-	for i, c := range out {
-		choices[i] = made.choice(i, "message", c)
 	}
 	body := made.head("")
 	body["choices"], body["usage"] = choices, usage
 	reply(w, body)
 }
 
-// sample draws at most so many tokens a completion when it is the request's turn; partial, if not nil, hears what there
-// is of them. It ends when every completion has.
-func (s *server) sample(ctx context.Context, q request, prompt []int32, most int, partial func([]ending)) ([]ending, error) {
+// sample draws completions of the request's prompt i when it is its turn; partial, if not nil, hears what there is of them. It
+// ends when every completion has.
+func (s *server) sample(ctx context.Context, q request, i int, in ask, partial func([]ending)) ([]ending, error) {
 	// Few lengths, each of which is compiled once.
-	o := sample.Options{Temperature: 1, TopP: 1, MaxNewTokens: models.Bucket(most), Limit: most, N: q.N, Batch: 1, Seed: uint64(*q.Seed), Stop: s.policy.Stop()}
+	o := sample.Options{Temperature: 1, TopP: 1, MaxNewTokens: models.Bucket(in.most), Limit: in.most, N: q.N, Batch: 1, Seed: uint64(*q.Seed), Stop: s.policy.Stop()}
 	if q.Temperature != nil {
 		o.Temperature, o.Greedy = *q.Temperature, *q.Temperature == 0
 	}
@@ -130,7 +143,11 @@ func (s *server) sample(ctx context.Context, q request, prompt []int32, most int
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
-	drawn, err := s.policy.Sampler.Sample(inner, s.policy.Policy, []sample.Prompt{{Key: experiments.Key("request"), Tokens: prompt}}, o, nil)
+	key := "request"
+	if i > 0 { // equal prompts of one request have answers of their own
+		key = fmt.Sprintf("request %d", i)
+	}
+	drawn, err := s.policy.Sampler.Sample(inner, s.policy.Policy, []sample.Prompt{{Key: experiments.Key(key), Tokens: in.tokens}}, o, nil)
 	if out != nil {
 		return out, nil
 	}
@@ -241,8 +258,12 @@ func fail(w http.ResponseWriter, code int, err error) {
 		kind = "server_error"
 	}
 	body := map[string]any{"message": strings.Join(strings.Fields(err.Error()), " "), "type": kind, "param": nil, "code": nil}
-	if errors.As(err, new(tooLong)) {
-		body["code"] = "context_length_exceeded"
+	var r refusal
+	if errors.As(err, &r) {
+		body["code"] = r.code
+	}
+	if r.code == modelNotFound {
+		code = http.StatusNotFound
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)

@@ -184,13 +184,89 @@ func TestCompletionsAndModels(t *testing.T) {
 	if err := json.NewDecoder(res.Body).Decode(&out); err != nil || at(out, "data", 0, "id") != "tiny" {
 		t.Errorf("%v %v", out, err)
 	}
+	for id, want := range map[string]int{"tiny": 200, "org/other": 404} {
+		res, err := http.Get(s.URL + "/v1/models/" + id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got map[string]any
+		err = json.NewDecoder(res.Body).Decode(&got)
+		res.Body.Close()
+		if err != nil || res.StatusCode != want || want == 200 && (got["id"] != "tiny" || got["object"] != "model") || want == 404 && at(got, "error", "code") != "model_not_found" {
+			t.Errorf("%s: %d %v %v", id, res.StatusCode, got, err)
+		}
+	}
+}
+
+// The choices of a list of prompts are those of each alone, in order, streamed or not; equal prompts are drawn anew.
+func TestListOfPrompts(t *testing.T) {
+	s := newServer(t)
+	const more = `, "max_tokens": 6, "temperature": 0, "n": 2, "stream_options": {"include_usage": true}`
+	code, out := post(t, s, "/v1/completions", `{"prompt": ["pack", "tea jam"]`+more+"}")
+	choices := at(out, "choices").([]any)
+	if code != 200 || len(choices) != 4 {
+		t.Fatalf("%d %v", code, out)
+	}
+	texts, reasons, usage := streamedTexts(t, s, `{"prompt": ["pack", "tea jam"], "stream": true`+more+"}")
+	var total float64
+	for p, prompt := range []string{"pack", "tea jam"} {
+		_, alone := post(t, s, "/v1/completions", fmt.Sprintf(`{"prompt": %q%s}`, prompt, more))
+		total += at(alone, "usage", "total_tokens").(float64)
+		for k := range 2 {
+			i, want := 2*p+k, at(alone, "choices", k, "text")
+			if c := choices[i]; at(c, "index") != float64(i) || at(c, "text") != want || want == "" || any(texts[i]) != want || reasons[i] != at(c, "finish_reason") {
+				t.Errorf("choice %d: %v, streamed %q (%v), alone %q", i, c, texts[i], reasons[i], want)
+			}
+		}
+	}
+	if at(out, "usage", "total_tokens") != total || at(out, "usage", "prompt_tokens") != 3.0 || !reflect.DeepEqual(usage, at(out, "usage")) {
+		t.Errorf("usage %v, streamed %v, of each alone %v", at(out, "usage"), usage, total)
+	}
+	const drawn = `, "max_tokens": 12, "seed": 3}`
+	_, out = post(t, s, "/v1/completions", `{"prompt": ["pack", "pack"]`+drawn)
+	_, alone := post(t, s, "/v1/completions", `{"prompt": "pack"`+drawn)
+	if first := at(out, "choices", 0, "text"); first != at(alone, "choices", 0, "text") || first == at(out, "choices", 1, "text") {
+		t.Errorf("%v, alone %v", out, alone)
+	}
+	if code, out := post(t, s, "/v1/completions", `{"prompt": ["pack", "tea jam"], "max_tokens": 511}`); code != 400 || at(out, "error", "code") != "context_length_exceeded" {
+		t.Errorf("%d %v", code, out)
+	}
+}
+
+// streamedTexts puts the stream of /v1/completions together, by choice.
+func streamedTexts(t *testing.T, s *httptest.Server, body string) (texts map[int]string, reasons map[int]any, usage any) {
+	t.Helper()
+	res, err := http.Post(s.URL+"/v1/completions", "application/json", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	texts, reasons = map[int]string{}, map[int]any{}
+	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
+		raw, ok := strings.CutPrefix(lines.Text(), "data: ")
+		if !ok || raw == "[DONE]" {
+			continue
+		}
+		var chunk map[string]any
+		if err := json.Unmarshal([]byte(raw), &chunk); err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range at(chunk, "choices").([]any) {
+			i := int(at(c, "index").(float64))
+			texts[i] += at(c, "text").(string)
+			reasons[i] = at(c, "finish_reason")
+		}
+		if u := chunk["usage"]; u != nil {
+			usage = u
+		}
+	}
+	return texts, reasons, usage
 }
 
 func TestErrors(t *testing.T) {
 	s := newServer(t)
 	for body, want := range map[string]string{
-		`{`: "not JSON",
-		`{"model": "gpt-4", "messages": [{"role": "user", "content": "x"}]}`: `model: "gpt-4" is not served, "tiny" is`,
+		`{`:                "not JSON",
 		`{"messages": []}`: "messages: empty",
 		`{"messages": [{"role": "user", "content": "x"}], "max_tokens": 600}`: "maximum context length is 512 tokens. However, you requested 605 tokens (5 in the messages, 600 in the completion)",
 		`{"messages": [{"role": "user", "content": "x"}], "max_tokens": 0}`:   "max_tokens: 0 is not at least 1",
@@ -225,6 +301,20 @@ func TestErrors(t *testing.T) {
 		t.Errorf("%d %v", code, out)
 	}
 	if code, out := post(t, s, "/v1/chat/completions", `{"messages": [{"role": "user", "content": "x"}], "max_tokens": 1, "best_of": 1, "echo": null, "suffix": "", "logit_bias": null, "response_format": null}`); code != 200 {
+		t.Errorf("%d %v", code, out)
+	}
+	for body, want := range map[string]string{
+		`{"prompt": []}`:                     "prompt: want a text, or a list of texts",
+		`{"prompt": ["x", 3]}`:               "not JSON as expected",
+		`{"prompt": "x", "logprobs": 1}`:     "logprobs: not given here; /v1/chat/completions gives",
+		`{"prompt": "x", "logprobs": true}`:  "logprobs: not given here",
+		`{"prompt": "x", "top_logprobs": 2}`: "top_logprobs: ",
+	} {
+		if code, out := post(t, s, "/v1/completions", body); code != 400 || !strings.HasPrefix(strings.TrimPrefix(at(out, "error", "message").(string), "the request is "), want) {
+			t.Errorf("%s: %d %v, want %q", body, code, out, want)
+		}
+	}
+	if code, out := post(t, s, "/v1/completions", `{"model": "gpt-4", "prompt": "x"}`); code != 404 || at(out, "error", "code") != "model_not_found" || at(out, "error", "message") != `model: "gpt-4" is not served, "tiny" is` {
 		t.Errorf("%d %v", code, out)
 	}
 	if code, out := post(t, s, "/v1/embeddings", "{}"); code != 404 || !strings.Contains(at(out, "error", "message").(string), "is not served") {

@@ -17,8 +17,8 @@ type stream struct {
 	named []bool   // of each choice, whether its role is sent
 }
 
-func newStream(w http.ResponseWriter, a answer, q request) *stream {
-	return &stream{answer: a, w: w, q: q, sent: make([]ending, q.N), named: make([]bool, q.N)}
+func newStream(w http.ResponseWriter, a answer, q request, prompts int) *stream {
+	return &stream{answer: a, w: w, q: q, sent: make([]ending, prompts*q.N), named: make([]bool, prompts*q.N)}
 }
 
 func (s *stream) send(choices []any, more map[string]any) {
@@ -43,10 +43,11 @@ func (s *stream) event(body any) {
 	}
 }
 
-// more sends what completions have beyond what was sent. Until they end, text is held back that could turn out to be part
+// more sends what completions, the first of which is choice first, have beyond what was sent. Until they end, text is held back that could turn out to be part
 // of a stop text.
-func (s *stream) more(out []ending) {
+func (s *stream) more(first int, out []ending) {
 	for i, c := range out {
+		i += first
 		sent := &s.sent[i]
 		if sent.reason != "" {
 			continue

@@ -127,6 +127,12 @@ func TestErrorsAreOneLine(t *testing.T) {
 		{"reward eval nowhere none.jsonl --dtype int8", `bpo: --dtype: "int8" is not float32 or bfloat16`},
 		{"reward eval nowhere none.jsonl -n -3", "bpo: --n: -3 is negative"},
 		{"tokenize -m nowhere.gguf", "bpo: model.path: load model: stat nowhere.gguf: no such file or directory"},
+		{"merge --op median -o m a", `bpo: --op: "median" is not one of`},
+		{"merge --alpha 0.1 -o m a b", "bpo: --alpha: only with --op ema, extrapolate"},
+		{"merge --density 0.1 -o m a b", "bpo: --density: only with --op ties"},
+		{"merge --op mean_delta --scale 2 -o m a b", "bpo: --scale: only with --op ties"},
+		{"merge --op ema --weights 1,2 -o m a b", "bpo: --weights: only with --op mean_delta, peft_linear, average, ties"},
+		{"reward train tiny.yaml -o m", "bpo: tiny.yaml:1: unknown key study; docs/reward.md lists the keys"},
 		{"swep", `bpo: unknown command "swep" for "bpo"`},
 	} {
 		_, stderr, status := cli(t, dir, "", strings.Fields(c.args)...)
@@ -215,7 +221,7 @@ func TestSweepFromTheShell(t *testing.T) {
 	}
 	stdout, stderr, status = cli(t, dir, "", "compare", "runs/tiny", "--baseline", "reference=behavior refresh=2")
 	lines := strings.Split(stdout, "\n")
-	if status != 0 || !strings.HasPrefix(stdout, "against reference=behavior refresh=2 ") || !strings.HasSuffix(lines[0], "  p  Holm") || strings.Count(stdout, "\nreference=") != 3 {
+	if status != 0 || !strings.HasPrefix(stdout, "against reference=behavior refresh=2 ") || !strings.HasSuffix(lines[0], "  p  Holm") || strings.Count(stdout, "  1  1\n") != 3 || strings.Count(stdout, " is not told apart\n") != 3 {
 		t.Errorf("compare: status %d, %s%s", status, stdout, stderr)
 	}
 
@@ -227,6 +233,7 @@ func TestSweepFromTheShell(t *testing.T) {
 	if stdout, stderr, status = cli(t, dir, "", "eval", run, "--annotator", "{name: length, max: 3}"); status != 0 || !strings.Contains(stdout, "eval/n ") {
 		t.Errorf("eval: %s%s", stdout, stderr)
 	}
+	evalRuns(t, dir, run)
 	stdout, stderr, status = cli(t, dir, `{"prompt": "Ben wants tea, cake and jam, no nuts."}`, "sample", "-m", run, "-n", "2", "--max-new-tokens", "4")
 	if status != 0 || strings.Count(stdout, "\n") != 2 {
 		t.Errorf("sample: %s%s", stdout, stderr)
@@ -238,6 +245,50 @@ func TestSweepFromTheShell(t *testing.T) {
 	rewardFromTheShell(t, dir, run)
 	if stdout, _, _ = cli(t, dir, `{"text": "Ben wants tea."}`, "tokenize", "-m", run); !strings.HasPrefix(stdout, `{"ids":[`) {
 		t.Errorf("tokenize: %s", stdout)
+	}
+}
+
+// evalRuns judges runs of one study against each other, and what is no finished run is named.
+func evalRuns(t *testing.T, dir, run string) {
+	t.Helper()
+	manifests, err := filepath.Glob(filepath.Join(dir, "runs/tiny/*/manifest.json"))
+	if err != nil || len(manifests) != 3 {
+		t.Fatal(manifests, err)
+	}
+	other := ""
+	for _, m := range manifests {
+		if name := filepath.Base(filepath.Dir(m)); name != filepath.Base(run) {
+			other = "runs/tiny/" + name
+		}
+	}
+	for _, more := range [][]string{nil, {"--annotator", "gold"}} {
+		stdout, stderr, status := cli(t, dir, "", append([]string{"eval", run, other}, more...)...)
+		if status != 0 || stderr != "" || !strings.HasPrefix(stdout, "gold, against the references") || !strings.Contains(stdout, "\ngold, head to head") || !strings.HasSuffix(stdout, "n is 8: of fewer than 30 prompts, intervals and length-controlled rates are not to be relied on\n") {
+			t.Errorf("eval of runs: %d\n%s%s", status, stdout, stderr)
+		}
+	}
+	if stdout, stderr, status := cli(t, dir, "", "eval", run, "-o", "scored.jsonl"); status != 0 || !strings.Contains(stdout, "n is 8:") {
+		t.Errorf("eval -o: %s%s", stdout, stderr)
+	}
+	if stdout, stderr, status := cli(t, dir, "", "eval", "scored.jsonl"); status != 0 || !strings.Contains(stdout, "eval/n ") {
+		t.Errorf("eval of what eval wrote: %s%s", stdout, stderr)
+	}
+	policy := filepath.Join(dir, other, "policy.safetensors")
+	if err := os.Rename(policy, policy+"-moved"); err != nil {
+		t.Fatal(err)
+	}
+	for args, want := range map[string]string{
+		"eval " + other:  "bpo: " + other + ": the run has no final policy yet; finish it with bpo train or bpo sweep\n",
+		"eval runs/tiny": "bpo: runs/tiny is a study: name one of its runs, such as runs/tiny/",
+		"sample -m " + run + " --dtype bfloat16 tiny.yaml": "bpo: --dtype: only with a model; a run has its own\n",
+		"logprobs -m " + run + " --chat none":              "bpo: --chat: only with a model; a run has its own\n",
+	} {
+		if _, stderr, status := cli(t, dir, "", strings.Fields(args)...); status == 0 || !strings.HasPrefix(stderr, want) || strings.Count(stderr, "\n") != 1 {
+			t.Errorf("%s: %d, %q", args, status, stderr)
+		}
+	}
+	if err := os.Rename(policy+"-moved", policy); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -304,7 +355,9 @@ func TestEvalMany(t *testing.T) {
 		"eval --preferences pairs.jsonl":           "bpo: --preferences: name the evaluators with --annotator",
 		"eval a/out.txt b/out.txt --n 3":           "bpo: --n: only with one run",
 		"eval a/out.txt -n 3":                      "bpo: --n: only with a run",
-		"eval a/out.txt --bootstrap -1":            "bpo: --bootstrap: -1 resamples",
+		"eval a/out.txt --bootstrap -1":            "bpo: --bootstrap: -1 is not at least 1",
+		"eval a/out.txt --bootstrap 0":             "bpo: --bootstrap: 0 is not at least 1",
+		"eval a/out.txt -o scored.csv":             "bpo: --out: scored.csv ends in neither .parquet nor .jsonl",
 		"eval --preferences pairs.jsonl -n 3":      "bpo: --n: only with a run or outputs",
 		"eval a --references refs.jsonl":           "bpo: --references: only with outputs",
 		"eval a b --references none.jsonl":         "bpo: --references: only with outputs",

@@ -35,29 +35,24 @@ annotators are held to each other, or with --preferences to labels. See docs/eva
 				}
 			}
 			args = append(args, files...)
-			only := func(what string, flags ...string) error { // an ignored flag would pass for a measurement that it didn't make
-				for _, flag := range flags {
-					if cmd.Flags().Changed(flag) {
-						return fmt.Errorf("--%s: only with %s", flag, what)
-					}
-				}
-				return nil
+			if bootstrap < 1 {
+				return fmt.Errorf("--bootstrap: %d is not at least 1", bootstrap)
 			}
-			if bootstrap < 0 {
-				return fmt.Errorf("--bootstrap: %d resamples", bootstrap)
+			if err := checkOut(out); err != nil {
+				return err
 			}
 			switch {
 			case preferences != "" && len(args) > 0:
 				return fmt.Errorf("--preferences: evaluators are held to labels or judge outputs, not both; leave out %s", args[0])
 			case preferences != "":
-				if err := only("a run or outputs", "out", "dev", "n", "prompts", "references"); err != nil {
+				if err := only(cmd, "a run or outputs", "out", "dev", "n", "prompts", "references"); err != nil {
 					return err
 				}
 				return evalPairs(cmd, preferences, evaluators, bootstrap, asJSON)
 			case len(args) == 0:
 				return fmt.Errorf("name a run or outputs to evaluate, or --preferences")
 			case len(args) > 1 || len(evaluators) > 1:
-				if err := only("one run or one file of outputs, and one annotator", "out", "dev", "n", "prompts"); err != nil {
+				if err := only(cmd, "one run or one file of outputs, and one annotator", "out", "dev", "n", "prompts"); err != nil {
 					return err
 				}
 				return evalMany(cmd, args, references, evaluators, bootstrap, asJSON)
@@ -72,7 +67,7 @@ annotators are held to each other, or with --preferences to labels. See docs/eva
 				return err
 			}
 			if info.IsDir() {
-				if err := only(ownReferences, "references"); err != nil {
+				if err := only(cmd, ownReferences, "references"); err != nil {
 					return err
 				}
 				e, err = newSession(cmd).EvaluateRun(cmd.Context(), args[0], useEval, func(c *experiments.Config) error {
@@ -91,7 +86,7 @@ annotators are held to each other, or with --preferences to labels. See docs/eva
 					return nil
 				})
 			} else {
-				if err := only("a run", "dev", "n", "prompts"); err != nil {
+				if err := only(cmd, "a run", "dev", "n", "prompts"); err != nil {
 					return err
 				}
 				if a.Name == "" {
@@ -106,7 +101,7 @@ annotators are held to each other, or with --preferences to labels. See docs/eva
 				return err
 			}
 			if out != "" {
-				if err := data.Write(out, e.Outputs, nil); err != nil {
+				if err := writeCompletions(cmd, out, e.Outputs); err != nil {
 					return err
 				}
 			}
@@ -114,14 +109,12 @@ annotators are held to each other, or with --preferences to labels. See docs/eva
 				return json.NewEncoder(cmd.OutOrStdout()).Encode(e.Metrics)
 			}
 			printMetrics(cmd.OutOrStdout(), nil, e.Metrics)
-			if n := e.Needed(); n > 0 {
-				fmt.Fprintf(cmd.OutOrStdout(), "the interval holds 0.5; about %d prompts would tell such a win rate from it (80 %% power at 0.05)\n", n)
-			}
+			e.PrintHints(cmd.OutOrStdout())
 			return nil
 		},
 	}
 	f := cmd.Flags()
-	f.StringArrayVar(&annotators, "annotator", nil, `the evaluator: a name, or YAML as {name: length, max: 30} (default: the run's eval.annotator; rouge_l for outputs); repeatable`)
+	f.StringArrayVar(&annotators, "annotator", nil, `the evaluator: a name, or YAML as {name: length, max: 30} (default: the eval.annotator of a run, or of runs that agree; rouge_l for outputs); repeatable`)
 	f.StringArrayVar(&files, "outputs", nil, "outputs to evaluate, as the arguments are; repeatable")
 	f.StringVar(&preferences, "preferences", "", "hold the annotators to the labels of these pairs")
 	f.StringVar(&references, "references", "", "prompt file with a reference a row, for outputs that have none in them")
@@ -129,7 +122,7 @@ annotators are held to each other, or with --preferences to labels. See docs/eva
 	f.BoolVar(&useEval, "dev", false, "a run is measured on its eval prompts, not its test prompts")
 	f.IntVarP(&n, "n", "n", n, "prompts; 0 is all (default: the run's eval.n)")
 	f.IntVar(&bootstrap, "bootstrap", bootstrap, "resamples for the interval")
-	f.StringVarP(&out, "out", "o", "", "write the outputs with their scores to this .parquet")
+	f.StringVarP(&out, "out", "o", "", "write the outputs with their scores, as .parquet or .jsonl")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	cmd.MarkFlagsMutuallyExclusive("prompts", "dev")
 	return cmd

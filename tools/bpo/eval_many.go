@@ -16,16 +16,21 @@ import (
 
 // evalMany judges several outputs, with one evaluator or several.
 func evalMany(cmd *cobra.Command, paths []string, references string, evaluators []annotate.Config, bootstrap int, asJSON bool) error {
-	if len(evaluators) == 0 {
-		evaluators = []annotate.Config{{Name: "rouge_l"}}
-	}
 	var all []experiments.Outputs
 	for i, path := range paths {
-		rows, err := outputsAt(path, references)
+		o, err := outputsAt(path, references)
 		if err != nil {
 			return err
 		}
-		all = append(all, experiments.Outputs{Name: shortName(paths, i), Rows: rows})
+		o.Name = shortName(paths, i)
+		all = append(all, o)
+	}
+	if len(evaluators) == 0 {
+		c, why := experiments.DefaultEvaluator(all)
+		if why != "" {
+			fmt.Fprintf(cmd.ErrOrStderr(), "judged by %s: %s; choose with --annotator\n", c.Name, why)
+		}
+		evaluators = []annotate.Config{c}
 	}
 	s := newSession(cmd)
 	var by []experiments.Judgments
@@ -69,14 +74,15 @@ func evalMany(cmd *cobra.Command, paths []string, references string, evaluators 
 const ownReferences = "outputs, of which a run makes its own"
 
 // outputsAt reads a file of outputs, or those that a run was measured by.
-func outputsAt(path, references string) ([]data.Completion, error) {
+func outputsAt(path, references string) (experiments.Outputs, error) {
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		if references != "" {
-			return nil, fmt.Errorf("--references: only with %s", ownReferences)
+			return experiments.Outputs{}, fmt.Errorf("--references: only with %s", ownReferences)
 		}
 		return experiments.RunOutputs(path)
 	}
-	return outputsFrom(path, references)
+	rows, err := outputsFrom(path, references)
+	return experiments.Outputs{Rows: rows}, err
 }
 
 // shortName is the end of a path that tells it from the others.

@@ -224,11 +224,11 @@ func outputOf(row map[string]json.RawMessage) (o output, err error) {
 		}
 	}
 	var found bool
-	if o.Text, found, err = textOf(row, "text", "output"); err != nil {
+	if o.Text, found, err = textOf(row, "text", "output", "completion"); err != nil {
 		return o, err
 	}
 	if !found {
-		return o, fmt.Errorf("no text: its keys are {%s}; name it text or output", strings.Join(keys, ", "))
+		return o, fmt.Errorf("no text: its keys are {%s}; name it text, output or completion", strings.Join(keys, ", "))
 	}
 	if o.Prompt, _, err = textOf(row, "prompt", "instruction"); err != nil {
 		return o, err

@@ -41,7 +41,8 @@ func TestOutputsOfAllForms(t *testing.T) {
 		"refs.jsonl": twoReferences,
 		"a.jsonl":    twoRows, "a.ndjson": twoRows, "a.jsonl.gz": zipped(t, twoRows), "a.ndjson.gz": zipped(t, twoRows), "b.json": twoRows,
 		"alpaca.jsonl": alpaca, "alpaca.json": list, "alpaca.json.gz": zipped(t, list),
-		"a.txt": "one\n\n", "c.txt": "\ufeffone\r\n\r\n", "a.txt.gz": zipped(t, "one\n\n"), "plain": "one\n\n",
+		"completion.jsonl": strings.ReplaceAll(twoRows, `"text"`, `"completion"`),
+		"a.txt":            "one\n\n", "c.txt": "\ufeffone\r\n\r\n", "a.txt.gz": zipped(t, "one\n\n"), "plain": "one\n\n",
 	}
 	for name, text := range files {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
@@ -92,7 +93,7 @@ func TestOutputsRefused(t *testing.T) {
 		"binary":         {"o.txt", "one\n\x00\x01\n", twoReferences, "o.txt: line 2 is not text (UTF-8)"},
 		"Latin-1":        {"o.txt", "one\ntwo\xe9\n", twoReferences, "o.txt: line 2 is not text (UTF-8)"},
 		"cut gzip":       {"o.txt.gz", zipped(t, "one\ntwo\n")[:20], twoReferences, "o.txt.gz: truncated or corrupt gzip data"},
-		"no text":        {"o.jsonl", `{"prompt": "p", "text": "1"}` + "\n" + `{"prompt": "q", "txet": "2"}`, twoReferences, "o.jsonl: row 2: no text: its keys are {prompt, txet}; name it text or output"},
+		"no text":        {"o.jsonl", `{"prompt": "p", "text": "1"}` + "\n" + `{"prompt": "q", "txet": "2"}`, twoReferences, "o.jsonl: row 2: no text: its keys are {prompt, txet}; name it text, output or completion"},
 		"null":           {"o.jsonl", `{"prompt": "p", "text": null}`, twoReferences, "o.jsonl: row 1: no text"},
 		"number":         {"o.jsonl", `{"prompt": "p", "output": 3}`, twoReferences, `o.jsonl: row 1: key "output" is not text`},
 		"input":          {"o.jsonl", `{"instruction": "p", "input": "it", "output": "3"}`, twoReferences, `o.jsonl: row 1: an "input" beside the instruction; put both into "prompt"`},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"strconv"
 
@@ -32,6 +33,16 @@ func (e *experimentFlags) trials(cmd *cobra.Command, path string) ([]experiments
 		return nil, err
 	}
 	return f.Trials()
+}
+
+// only refuses flags that what is done has no use for: an ignored one would pass for something that it didn't do.
+func only(cmd *cobra.Command, what string, flags ...string) error {
+	for _, flag := range flags {
+		if cmd.Flags().Changed(flag) {
+			return fmt.Errorf("--%s: only with %s", flag, what)
+		}
+	}
+	return nil
 }
 
 // offline says whether nothing may be downloaded.

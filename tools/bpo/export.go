@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/dustin/go-humanize"
@@ -89,6 +90,18 @@ tensor at a time.
 		Example: "  bpo merge --op extrapolate --alpha 0.3 -o expo sft/ runs/study/abc\n  bpo merge --op mean_delta --adapter -o ensemble lora-0 lora-1 lora-2",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			op, err := experiments.MergeOpOf(o.Op)
+			if err != nil {
+				return err
+			}
+			for _, flag := range []string{"weights", "alpha", "density", "scale"} {
+				if slices.Contains(op.Reads, flag) {
+					continue
+				}
+				if err := only(cmd, "--op "+experiments.OpsThatRead(flag), flag); err != nil {
+					return err
+				}
+			}
 			s := newSession(cmd)
 			open := func(path, base string) (*experiments.Artifact, error) {
 				return s.OpenArtifact(cmd.Context(), path, base)
@@ -119,8 +132,8 @@ tensor at a time.
 	e.add(cmd)
 	f := cmd.Flags()
 	f.StringVar(&o.Op, "op", "average", "how (see above)")
-	f.Float64SliceVar(&o.Weights, "weights", nil, "weights of the models (default: equal)")
-	f.Float64Var(&o.Alpha, "alpha", 0.5, "α of ema and extrapolate")
+	f.Float64SliceVar(&o.Weights, "weights", nil, "weights of the models (default: equal); of average and mean_delta they sum to 1")
+	f.Float64Var(&o.Alpha, "alpha", 0.5, "α of ema, in [0, 1], and of extrapolate")
 	f.Float64Var(&o.Density, "density", 0.2, "share of each tensor's delta that ties keeps")
 	f.Float64Var(&o.Scale, "scale", 1, "factor of ties' merged delta")
 	f.StringVar(&base, "base", "", "the model underneath adapters, and the one that ties takes deltas from")

@@ -25,7 +25,7 @@ token ids. Write JSONL {"prompt_ids", "completion_ids", "logprobs", "sum"}: natu
 Errors name the file and line.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := m.check(); err != nil {
+			if err := m.check(cmd); err != nil {
 				return err
 			}
 			if batch < 1 {

@@ -28,14 +28,14 @@ to standard output, or to --out (.parquet or .jsonl). --temperature 0 is greedy.
 same completions whatever else is in the file.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := m.check(); err != nil {
+			if err := m.check(cmd); err != nil {
 				return err
 			}
 			if err := checkSampling(o, limit); err != nil {
 				return err
 			}
-			if out != "" && filepath.Ext(out) != ".parquet" && filepath.Ext(out) != ".jsonl" {
-				return fmt.Errorf("--out: %s ends in neither .parquet nor .jsonl", out)
+			if err := checkOut(out); err != nil {
+				return err
 			}
 			prompts, err := promptsFrom(cmd, inputArg(args))
 			if err != nil {
@@ -153,6 +153,14 @@ func sampleAll(cmd *cobra.Command, p *experiments.Policy, prompts []data.Prompt,
 		}
 	}
 	return rows, nil
+}
+
+// checkOut refuses a name that says no format.
+func checkOut(out string) error {
+	if out != "" && filepath.Ext(out) != ".parquet" && filepath.Ext(out) != ".jsonl" {
+		return fmt.Errorf("--out: %s ends in neither .parquet nor .jsonl", out)
+	}
+	return nil
 }
 
 func writeCompletions(cmd *cobra.Command, out string, rows []data.Completion) error {

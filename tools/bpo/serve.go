@@ -25,7 +25,7 @@ func newServeCmd() *cobra.Command {
 tokens' log-probs. It has no authentication and is meant for this machine, for instance as a judge (docs/judge.md).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := m.check(); err != nil {
+			if err := m.check(cmd); err != nil {
 				return err
 			}
 			p, err := newSession(cmd).OpenPolicy(cmd.Context(), m.path, m.dtype, m.chat)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"gobpo/experiments"
 	"gobpo/models/tokenizer"
 )
 
@@ -15,10 +16,15 @@ type modelFlags struct{ path, dtype, chat string }
 func (m *modelFlags) add(cmd *cobra.Command, chat string) {
 	cmd.Flags().StringVarP(&m.path, "model", "m", "smollm2", "a GGUF file, a Hugging Face directory, smollm2, or a run directory (its trained policy)")
 	cmd.Flags().StringVar(&m.dtype, "dtype", "float32", "of a model's weights: float32 or bfloat16; a run has its own")
-	cmd.Flags().StringVar(&m.chat, "chat", chat, "auto: the model's chat template around text prompts; none: prompts as they are")
+	cmd.Flags().StringVar(&m.chat, "chat", chat, "auto: the model's chat template around text prompts; none: prompts as they are; a run has its own")
 }
 
-func (m *modelFlags) check() error {
+func (m *modelFlags) check(cmd *cobra.Command) error {
+	if experiments.IsRun(m.path) {
+		if err := only(cmd, "a model; a run has its own", "dtype", "chat"); err != nil {
+			return err
+		}
+	}
 	if m.dtype != "float32" && m.dtype != "bfloat16" {
 		return fmt.Errorf("--dtype: %q is not float32 or bfloat16", m.dtype)
 	}
@@ -38,7 +44,7 @@ func newTokenizeCmd() *cobra.Command {
 {"ids": […]} its text; both come back as {"ids": […], "text": "…"}. Errors name the file and line.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := m.check(); err != nil {
+			if err := m.check(cmd); err != nil {
 				return err
 			}
 			p, err := newSession(cmd).OpenPolicy(cmd.Context(), m.path, m.dtype, m.chat)

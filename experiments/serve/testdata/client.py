@@ -7,7 +7,7 @@ import openai
 
 client = openai.OpenAI(base_url=sys.argv[1], api_key="none", max_retries=0, timeout=60)
 question = {"model": "tiny", "messages": [{"role": "user", "content": "pack tea"}], "max_tokens": 9, "seed": 5, "n": 2, "logprobs": True}
-got = {"models": [m.id for m in client.models.list()]}
+got = {"models": [m.id for m in client.models.list()], "model": client.models.retrieve("tiny").id}
 
 chat = client.chat.completions.create(**question)
 got["chat"] = [c.message.content for c in chat.choices]
@@ -35,7 +35,12 @@ got["parts"] = [c.message.content for c in client.chat.completions.create(**ques
 plain = {"model": "tiny", "prompt": "pack", "max_tokens": 5, "temperature": 0}
 got["completion"] = client.completions.create(**plain).choices[0].text
 got["completion stream"] = "".join(c.choices[0].text for c in client.completions.create(**plain, stream=True))
+got["prompts"] = [[c.index, c.text] for c in client.completions.create(**plain | {"prompt": ["pack", "pack"]}).choices]
 
+try:
+    client.models.retrieve("other")
+except openai.NotFoundError as e:
+    got["not found"] = e.code
 try:
     client.chat.completions.create(**question | {"max_tokens": 5000})
 except openai.BadRequestError as e:
