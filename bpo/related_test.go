@@ -575,8 +575,8 @@ func TestRelatedConfigErrors(t *testing.T) {
 			c.Refresh, c.Loss.Schedule = c.Steps, BetaSchedule{Name: "adaptive", TargetKL: 1}
 		},
 		"batch_size: must be at least 1, got 0": func(c *Config) { c.BatchSize = 0 },
-		"ema_every: 100: ": func(c *Config) { c.Reference, c.EMAEvery = "ema", 100 },
-		"behavior: ":       func(c *Config) { c.Behavior = "emma" },
+		"ema_every: 100: ":                      func(c *Config) { c.Reference, c.EMAEvery = "ema", 100 },
+		"behavior: ":                            func(c *Config) { c.Behavior = "emma" },
 	} {
 		c := DefaultConfig()
 		change(&c)
