@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -153,6 +155,8 @@ func (r *run) save(learners []*learner, behavior versioned, ref *reference, step
 func checkpointName(step int) string { return fmt.Sprintf("step-%06d", step) }
 
 func writeState(dir string, st state) error {
+	st.Unlogged = maps.Clone(st.Unlogged)
+	maps.DeleteFunc(st.Unlogged, func(_ string, v float64) bool { return math.IsNaN(v) || math.IsInf(v, 0) }) // JSON has no word for them
 	text, err := json.MarshalIndent(st, "", "  ")
 	if err != nil {
 		return err

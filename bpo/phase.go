@@ -110,27 +110,59 @@ func (c *collector) phase(ctx context.Context, phase, from, to int, behavior ver
 // spend adds what a phase's annotation used. What a resumed run used before is in its shards.
 func (c *collector) spend(phase int, used map[string]float64) error {
 	if c.spent == nil {
-		for p := range phase {
-			var total tally // by phase, as in a run that was not interrupted: the sums are the same to the last bit
-			shards, err := os.ReadDir(c.phaseDir(p))
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		for p := range phase { // by phase, as in a run that was not interrupted: the sums are the same to the last bit
+			total, err := c.counted(p)
+			if err != nil {
 				return err
-			}
-			for _, e := range shards {
-				if !strings.HasPrefix(e.Name(), "steps-") { // half of one, that a kill left
-					continue
-				}
-				count, err := readTally(filepath.Join(c.phaseDir(p), e.Name()))
-				if err != nil {
-					return err
-				}
-				total.add(count)
 			}
 			c.spent = plus(c.spent, total.Usage)
 		}
 	}
 	c.spent = plus(c.spent, used)
 	return nil
+}
+
+// counted is what an earlier phase has counted, as its shards have it.
+func (c *collector) counted(phase int) (total tally, err error) {
+	shards, err := os.ReadDir(c.phaseDir(phase))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return total, err
+	}
+	for _, e := range shards {
+		if !strings.HasPrefix(e.Name(), "steps-") { // half of one, that a kill left
+			continue
+		}
+		count, err := readTally(filepath.Join(c.phaseDir(phase), e.Name()))
+		if err != nil {
+			return total, err
+		}
+		total.add(count)
+	}
+	return total, nil
+}
+
+// nothing is an error if no prompt of the run has given a pair, the last phase's included: it would end as it began, and look
+// like a method that does nothing. The whole budget decides, and so every F alike.
+func (c *collector) nothing(phase int, total tally) error {
+	for p := range phase {
+		count, err := c.counted(p)
+		if err != nil {
+			return err
+		}
+		total.add(count)
+	}
+	pairs := total.Prompts - total.Identical
+	if c.cfg.Ties == "drop" {
+		pairs -= total.Ties
+	}
+	if pairs > 0 {
+		return nil
+	}
+	see := "annotator, ties and sample"
+	if c.cfg.selfPlay() {
+		see = "self_play"
+	}
+	return fmt.Errorf("collect: none of the %d prompts gave a pair (%d ties, %d times all completions the same), so there was nothing to learn from; see %s", total.Prompts, total.Ties, total.Identical, see)
 }
 
 func (c *collector) phaseDir(phase int) string {

@@ -199,11 +199,8 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 		given     *offline                   // all pairs of an offline run, some of a mixed one's
 		samples   = &collector{run: r}
 		count     tally
-		asked     int // prompts since the run was started or resumed
-		made      int // steps with a pair of theirs, or done before
 		err       error
 	)
-	made = st.Step
 	offlineRun := cfg.OfflinePath() != ""
 	if path := cmp.Or(cfg.OfflinePath(), cfg.Mix.Pairs); path != "" {
 		if given, count, err = loadOffline(s, path); err != nil {
@@ -304,8 +301,10 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 			if err != nil {
 				return none, err
 			}
-			if asked, made = asked+counted.Prompts, made+len(fresh); made == 0 && given == nil && (asked >= noPairs || phase == cfg.Phases()-1) {
-				return none, fmt.Errorf("collect phase %d: none of %d prompts gave a pair (of the phase's %d: %d ties, %d with all completions the same), so there is nothing to learn from; see annotator, ties and sample", phase, asked, counted.Prompts, counted.Ties, counted.Identical)
+			if phase == cfg.Phases()-1 && len(fresh) == 0 && given == nil {
+				if err := samples.nothing(phase, counted); err != nil {
+					return none, err
+				}
 			}
 			if err := r.checkSampler(ctx, fresh, behavior); err != nil {
 				return none, err
@@ -370,9 +369,6 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 	// A run resumed after its last step.
 	return LoadPolicy(filepath.Join(s.Dir, PolicyFile), s.Model)
 }
-
-// noPairs is after how many prompts without any pair a run gives up.
-const noPairs = 64
 
 // isReference says whether the only learner is, at the start of a step, the reference of the step's pairs.
 func (r *run) isReference(step int, ref *reference) bool {

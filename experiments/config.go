@@ -276,7 +276,12 @@ func (c Config) Hash() (string, error) {
 		c.Mesh = models.Mesh{}
 	}
 	if c.Loss.ReferenceFree() {
-		c.Reference = "behavior"
+		if c.Reference = "behavior"; c.offline() {
+			c.Reference = "sft"
+		}
+	}
+	if c.Loss.Weighting == "wpo" { // since it has its alignment
+		c.Loss.Weighting = "wpo, aligned"
 	}
 	if c.offline() || c.Data == "self_play" {
 		c.Annotator = c.Eval.Annotator

@@ -284,6 +284,9 @@ func TestHash(t *testing.T) {
 	if a, b := hash("loss={name: simpo}"), hash("loss={name: simpo}", "reference=sft"); a != b {
 		t.Errorf("a loss without a reference: %s with one, %s with another", a, b)
 	}
+	if a, b := hash("loss={name: simpo}", "data=offline:x.parquet"), hash("loss={name: simpo}", "data=offline:x.parquet", "refresh=8"); a != b {
+		t.Errorf("neither behavior nor reference count, but F does: %s, %s", a, b)
+	}
 	given := []string{"data=offline:x.parquet", "eval.annotator={name: gold}"}
 	for _, same := range []string{"annotator={name: gold, noise: 0.1}", "annotator={name: rouge_l}", "sample.n=4", "ties=random"} {
 		if a, b := hash(given...), hash(append(given, same)...); a != b {

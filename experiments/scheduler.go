@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"sync"
@@ -51,6 +52,14 @@ func Sweep(ctx context.Context, trials []Trial, o SweepOptions) (failed int, err
 	if err != nil {
 		return 0, err
 	}
+	attempts := map[string]int{}
+	for _, t := range todo {
+		m, err := ReadManifest(filepath.Join(StudyDir(o.Out, t.Config), t.Hash))
+		if err != nil {
+			return 0, err
+		}
+		attempts[t.Hash] = m.Attempts
+	}
 	o.UI.Start(len(todo)+done+failed, done, failed)
 	defer o.UI.Close()
 	tracking := newTracking()
@@ -64,7 +73,7 @@ func Sweep(ctx context.Context, trials []Trial, o SweepOptions) (failed int, err
 			wg.Go(func() {
 				for t := range queue {
 					ui := o.UI.Trial(t.String())
-					err := runTrial(ctx, t, filepath.Join(StudyDir(o.Out, t.Config), t.Hash), o.Run, ui, tracking)
+					err := runTrial(ctx, t, filepath.Join(StudyDir(o.Out, t.Config), t.Hash), o.Run, ui, tracking, attempts[t.Hash])
 					if ctx.Err() != nil && err != nil {
 						continue
 					}
@@ -121,15 +130,19 @@ func pendingRuns(trials []Trial, o SweepOptions) (todo []Trial, done, failed int
 	return todo, done, failed, nil
 }
 
-// runTrial does a trial with its lock held, its manifest kept and its trackers told. A panic is the trial's failure.
-func runTrial(ctx context.Context, t Trial, path string, run Runner, ui UI, tracking *tracking) (err error) {
+// runTrial does a trial with its lock held, its manifest kept and its trackers told. A panic is the trial's failure. One that
+// another process has tried since it had had these attempts, and that failed there, is not tried again.
+func runTrial(ctx context.Context, t Trial, path string, run Runner, ui UI, tracking *tracking, attempts int) (err error) {
 	dir, err := OpenRun(path)
 	if err != nil {
 		return err
 	}
 	defer dir.Close()
-	if dir.Manifest.State == Done { // another process was faster
+	switch m := dir.Manifest; { // another process was faster
+	case m.State == Done:
 		return nil
+	case m.State == Failed && m.Attempts > attempts:
+		return errors.New(m.Error)
 	}
 	raw, err := t.Config.YAML()
 	if err != nil {
@@ -177,12 +190,15 @@ func runTrial(ctx context.Context, t Trial, path string, run Runner, ui UI, trac
 	return err
 }
 
+// anyAttempts are as many as a trial may have had when somebody asks for it by name.
+const anyAttempts = math.MaxInt
+
 // RunOne runs a single trial, as `bpo train` does; a run that is done is left as it is and reported by its result.
 func RunOne(ctx context.Context, t Trial, out string, run Runner, ui UI) (dir string, r Result, err error) {
 	dir = filepath.Join(StudyDir(out, t.Config), t.Hash)
 	tracking := newTracking()
 	defer tracking.wait()
-	if err := runTrial(ctx, t, dir, run, ui, tracking); err != nil {
+	if err := runTrial(ctx, t, dir, run, ui, tracking, anyAttempts); err != nil {
 		return dir, r, fmt.Errorf("%s: %w", dir, err)
 	}
 	r, err = ReadResult(dir)

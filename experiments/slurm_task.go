@@ -86,7 +86,7 @@ func (t *SlurmTask) Run(ctx context.Context, run Runner, ui UI) (err error) {
 	tracking := newTracking()
 	defer tracking.wait()
 	for start, told := time.Now(), false; ; {
-		if err = runTrial(ctx, t.Trial, t.Dir(), run, ui, tracking); !errors.Is(err, ErrLocked) || time.Since(start) > lockWait || ctx.Err() != nil {
+		if err = runTrial(ctx, t.Trial, t.Dir(), run, ui, tracking, anyAttempts); !errors.Is(err, ErrLocked) || time.Since(start) > lockWait || ctx.Err() != nil {
 			break
 		}
 		if !told {

@@ -30,8 +30,8 @@ func hashesOf(trials []Trial) map[string]bool {
 	return hashes
 }
 
-// SaveTable gathers the results of a sweep's trials and writes them beside its runs. note hears where the table of another
-// experiment was there.
+// SaveTable gathers the results of a sweep's trials and writes them beside its runs. note hears where it replaces one
+// with other arms.
 func SaveTable(out string, trials []Trial, note func(format string, args ...any)) (Table, error) {
 	t, err := MakeTable(out, trials)
 	if err != nil {
@@ -39,7 +39,7 @@ func SaveTable(out string, trials []Trial, note func(format string, args ...any)
 	}
 	study := StudyDir(out, trials[0].Config)
 	if n := otherArms(study, trials); n > 0 {
-		note("%s: the table of another experiment (%d arms) in this study is replaced", study, n)
+		note("%s: a table with %d arms that are not in this sweep is replaced", study, n)
 	}
 	return t, t.Save(study)
 }

@@ -38,7 +38,7 @@ func TestSaveTableSaysWhatItReplaces(t *testing.T) {
 		}
 	}
 	line := func(arms int) []string {
-		return []string{fmt.Sprintf("%s: the table of another experiment (%d arms) in this study is replaced", filepath.Join(out, "s"), arms)}
+		return []string{fmt.Sprintf("%s: a table with %d arms that are not in this sweep is replaced", filepath.Join(out, "s"), arms)}
 	}
 	for _, c := range []struct {
 		trials []Trial

@@ -191,6 +191,32 @@ func TestSweepWaitsForTrialsAtWorkElsewhere(t *testing.T) {
 	}
 }
 
+// What failed at another process's hands while this one waited has failed; the next sweep tries it again.
+func TestSweepTakesFailuresElsewhere(t *testing.T) {
+	trials, out := trialsOf(t, sweepYAML)[:2], t.TempDir()
+	held, err := OpenRun(filepath.Join(StudyDir(out, trials[0].Config), trials[0].Hash))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	ran := 0
+	run := func(ctx context.Context, tr Trial, dir *RunDir, ui UI) (Result, error) {
+		if ran++; ran == 1 {
+			held.Manifest.State, held.Manifest.Attempts, held.Manifest.Error = Failed, 1, "no memory there"
+			if err := errors.Join(held.Save(), held.Close()); err != nil {
+				t.Error(err)
+			}
+		}
+		return fakeRun(ctx, tr, dir, ui)
+	}
+	if failed, err := Sweep(t.Context(), trials, SweepOptions{Out: out, Run: run, UI: &silent{}}); err != nil || failed != 1 || ran != 1 {
+		t.Errorf("%d ran, %d failed, %v", ran, failed, err)
+	}
+	if failed, err := Sweep(t.Context(), trials, SweepOptions{Out: out, Run: run, Retry: true, UI: &silent{}}); err != nil || failed != 0 || ran != 2 {
+		t.Errorf("tried again: %d ran, %d failed, %v", ran, failed, err)
+	}
+}
+
 func TestSweepStopsWhenCancelled(t *testing.T) {
 	trials, out := trialsOf(t, sweepYAML), t.TempDir()
 	ctx, cancel := context.WithCancel(t.Context())

@@ -205,7 +205,7 @@ func TestSweepFromTheShell(t *testing.T) {
 		t.Errorf("a second time: status %d\n%s%s", status, again, stderr)
 	}
 	one := []string{"sweep", "tiny.yaml", "--set", "refresh=1", "--set", "reference=sft"}
-	if _, stderr, status = cli(t, dir, "", one...); status != 0 || stderr != "1 runs, 1 of them done already\nruns/tiny: the table of another experiment (2 arms) in this study is replaced\n" {
+	if _, stderr, status = cli(t, dir, "", one...); status != 0 || stderr != "1 runs, 1 of them done already\nruns/tiny: a table with 2 arms that are not in this sweep is replaced\n" {
 		t.Errorf("another experiment: status %d, %s", status, stderr)
 	}
 	if _, stderr, status = cli(t, dir, "", "sweep", "tiny.yaml"); status != 0 || strings.Contains(stderr, "replaced") || results() != before {
