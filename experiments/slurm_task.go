@@ -139,7 +139,7 @@ func (t *SlurmTask) progress() (string, error) {
 			return "", err
 		}
 		for _, e := range entries {
-			if ext := filepath.Ext(e.Name()); ext != ".tmp" && ext != ".lock" {
+			if ext := filepath.Ext(e.Name()); ext != ".tmp" && ext != ".old" && ext != ".lock" {
 				all = append(all, e.Name())
 			}
 		}

@@ -16,6 +16,9 @@ import (
 	"gobpo/experiments"
 )
 
+// slurmSteps are enough for a task to be at work still when the others have been disturbed.
+const slurmSteps = 480
+
 // A sweep on a real Slurm, whose three tasks are interrupted in the middle in three ways (killed, told of the time limit, and
 // by a failing node) ends with the bytes of the same sweep run here undisturbed.
 func TestSweepOnSlurm(t *testing.T) {
@@ -27,7 +30,7 @@ func TestSweepOnSlurm(t *testing.T) {
 	dir := tinyDir(t)
 	const file = "tiny.yaml"
 	sweep := func(more ...string) (stdout, stderr string, status int) {
-		args := []string{"sweep", file, "--set", "steps=240", "--set", "task.train_n=1000", "--set", "checkpoint_every=10",
+		args := []string{"sweep", file, "--set", fmt.Sprint("steps=", slurmSteps), "--set", "task.train_n=1000", "--set", "checkpoint_every=10",
 			"--set", "pretrain.steps=100", "--set", "pretrain.optimizer.lr=0.01", "--set", "optimizer.lr=0.01"} // so that something is learned
 		return cli(t, dir, "", append(args, more...)...)
 	}
@@ -101,7 +104,7 @@ func TestSweepOnSlurm(t *testing.T) {
 			t.Errorf("task %d: %+v, %v", i, m, err)
 		}
 		task.same(hash+"/policy.safetensors", hash+"/policy.safetensors")
-		if n := bytes.Count(task.read("runs/tiny/"+hash+"/metrics.jsonl"), []byte("\n")); n != 240 {
+		if n := bytes.Count(task.read("runs/tiny/"+hash+"/metrics.jsonl"), []byte("\n")); n != slurmSteps {
 			t.Errorf("task %d: %d steps in metrics.jsonl", i, n)
 		}
 	}
@@ -255,7 +258,7 @@ func (s *tasks) reach(i, steps int) {
 		n = bytes.Count(raw, []byte("\n"))
 		return n >= steps
 	})
-	if n >= 240 {
+	if n >= slurmSteps {
 		s.t.Fatalf("task %d ended before it could be disturbed", i)
 	}
 }
