@@ -200,6 +200,9 @@ func winRateOverF(t Table, l layout, onPolicy map[string]bool) figure {
 }
 
 func winRateOverKL(t Table, l layout) figure {
+	if len(l.arms) > mostLines {
+		return figure{} // the table has the numbers
+	}
 	f := figure{name: "win-rate-over-kl", title: "Win rate over KL to the start policy",
 		caption: "Each mark is an arm at one F, lines join growing F. Further right is further from the start policy; for the same win rate, less is better."}
 	for pi, value := range l.panels {
@@ -359,7 +362,8 @@ func trainingCurves(t Table, l layout, study string) ([]figure, error) {
 				}
 				points := curves[i][m.name]
 				seen += len(points)
-				p.series = append(p.series, series{name: name, hue: slices.Index(l.arms, l.arm(r)), dash: max(0, slices.Index(l.xs, l.x(r))), points: points})
+				hue := slices.Index(l.arms, l.arm(r))
+				p.series = append(p.series, series{name: name, hue: hue, dash: max(0, slices.Index(l.xs, l.x(r))) + hue/len(palette), points: points})
 			}
 			if seen > 0 {
 				f.panels = append(f.panels, p)

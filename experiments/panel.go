@@ -148,6 +148,9 @@ func (p panel) plot() (*plot.Plot, error) {
 	out.Y.Max += (out.Y.Max - out.Y.Min) * share / (1 - share)
 	if p.rate {
 		out.Y.Min = max(out.Y.Min, -0.02)
+		out.Y.Tick.Marker = plot.TickerFunc(func(lo, hi float64) []plot.Tick { // none beside the legend, where no share is
+			return slices.DeleteFunc(niceTicks(lo, hi), func(t plot.Tick) bool { return t.Value > 1 })
+		})
 	}
 	return out, nil
 }
