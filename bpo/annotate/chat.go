@@ -271,6 +271,12 @@ func (c *chatClient) excerpt(raw []byte) string {
 	return fmt.Sprintf("%.200s", strings.Join(strings.Fields(c.withoutKey(string(raw))), " "))
 }
 
+// ending is the end of an answer, where its verdict should be, on one line.
+func (c *chatClient) ending(answer string) string {
+	r := []rune(strings.Join(strings.Fields(c.withoutKey(answer)), " "))
+	return string(r[max(0, len(r)-80):])
+}
+
 // redact takes the key out of an error, should a server repeat it.
 func (c *chatClient) redact(err error) error {
 	if text := c.withoutKey(err.Error()); text != err.Error() {

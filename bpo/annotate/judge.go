@@ -57,7 +57,8 @@ type judge struct {
 	drawn       bool // answers are sampled
 
 	mu              sync.Mutex
-	asked, unparsed int // since the judge was made
+	asked, unparsed int    // since the judge was made
+	unread          string // the end of one without a verdict
 }
 
 func newJudge(a Args) (Annotator, error) {
@@ -204,7 +205,7 @@ func (j *judge) count(asked, unparsed int) error {
 	j.asked, j.unparsed = j.asked+asked, j.unparsed+unparsed
 	n, k := float64(j.asked), float64(j.unparsed)
 	if k > j.maxUnparsed*n && (distuv.Binomial{N: n, P: j.maxUnparsed}).Survival(k-1) < 0.001 {
-		return fmt.Errorf("%d of %d answers so far have no line \"Preferred: A\", \"B\" or \"tie\", more than max_unparsed = %g explains", j.unparsed, j.asked, j.maxUnparsed)
+		return fmt.Errorf("%d of %d answers so far have no line \"Preferred: A\", \"B\" or \"tie\", more than max_unparsed = %g explains; one ends %q", j.unparsed, j.asked, j.maxUnparsed, j.unread)
 	}
 	return nil
 }
@@ -234,6 +235,9 @@ func (j *judge) compare(ctx context.Context, req Request, a, b int, seed uint64)
 		if !ok {
 			unparsed++
 			j.client.countUnparsed()
+			j.mu.Lock()
+			j.unread = j.client.ending(answer)
+			j.mu.Unlock()
 		}
 		if swapped {
 			v = 1 - v

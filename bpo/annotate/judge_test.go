@@ -399,7 +399,7 @@ func TestJudgeCountsWhatItCannotRead(t *testing.T) {
 	if j[0].Compare(1, 0) != 1 || annotate.Usage(a)["judge/unparsed"] != 1 {
 		t.Errorf("ranks %v, usage %v", j[0].Ranks, annotate.Usage(a))
 	}
-	if _, err = s.judge(t, map[string]any{"max_unparsed": 0}).Annotate(t.Context(), twoAnswers, 0); err == nil || !strings.HasSuffix(err.Error(), `: 1 of 2 answers so far have no line "Preferred: A", "B" or "tie", more than max_unparsed = 0 explains`) {
+	if _, err = s.judge(t, map[string]any{"max_unparsed": 0}).Annotate(t.Context(), twoAnswers, 0); err == nil || !strings.HasSuffix(err.Error(), `: 1 of 2 answers so far have no line "Preferred: A", "B" or "tie", more than max_unparsed = 0 explains; one ends "I would rather not say."`) {
 		t.Errorf("error %v", err)
 	}
 }
