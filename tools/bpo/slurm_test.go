@@ -17,7 +17,7 @@ import (
 )
 
 // slurmSteps are enough for a task to be at work still when the others have been disturbed.
-const slurmSteps = 480
+const slurmSteps = 720
 
 // A sweep on a real Slurm, whose three tasks are interrupted in the middle in three ways (killed, told of the time limit, and
 // by a failing node) ends with the bytes of the same sweep run here undisturbed.
