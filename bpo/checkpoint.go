@@ -165,12 +165,13 @@ func writeState(dir string, st state) error {
 }
 
 func readState(dir string) (st state, err error) {
-	text, err := os.ReadFile(filepath.Join(dir, stateFile))
+	path := filepath.Join(dir, stateFile)
+	text, err := os.ReadFile(path)
 	if err != nil {
-		return st, fmt.Errorf("checkpoint: %w", err)
+		return st, err
 	}
 	if err := json.Unmarshal(text, &st); err != nil {
-		return st, fmt.Errorf("checkpoint %s: %w", filepath.Join(dir, stateFile), err)
+		return st, fmt.Errorf("%s: %w", path, err)
 	}
 	return st, nil
 }
@@ -180,7 +181,7 @@ func (r *run) logged(step int) error {
 	dir := filepath.Join(r.setup.Dir, checkpointsDir, checkpointName(step))
 	st, err := readState(dir)
 	if err != nil {
-		return err
+		return fmt.Errorf("checkpoint: %w", err)
 	}
 	st.Unlogged = nil
 	return writeState(dir, st)
@@ -194,7 +195,7 @@ func (r *run) load(learners []*learner, behavior *versioned, ref *reference) (st
 	}
 	dir := filepath.Join(r.setup.Dir, checkpointsDir, steps[len(steps)-1])
 	if st, err = readState(dir); err != nil {
-		return st, false, err
+		return st, false, fmt.Errorf("checkpoint: %w", err)
 	}
 	if st.Learners != len(learners) || st.Loss != r.cfg.Loss.String() {
 		return st, false, fmt.Errorf("checkpoint %s is of another run: %d learners with %s, want %d with %s", dir, st.Learners, st.Loss, len(learners), r.cfg.Loss)
@@ -259,7 +260,11 @@ func (l *learner) restore(p models.Policy, path string) error {
 // checkpoints lists the complete checkpoints of a run, oldest first.
 func checkpoints(dir string) ([]string, error) {
 	root := filepath.Join(dir, checkpointsDir)
-	entries, err := os.ReadDir(root)
+	err := atomicfile.RecoverDirs(root)
+	var entries []fs.DirEntry
+	if err == nil {
+		entries, err = os.ReadDir(root)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
@@ -268,18 +273,11 @@ func checkpoints(dir string) ([]string, error) {
 	}
 	var steps []string
 	for _, e := range entries {
-		name := strings.TrimSuffix(e.Name(), ".old")
-		number, ok := strings.CutPrefix(name, "step-")
-		if _, err := strconv.Atoi(number); !ok || err != nil {
-			continue
+		number, ok := strings.CutPrefix(e.Name(), "step-")
+		if _, err := strconv.Atoi(number); ok && err == nil {
+			steps = append(steps, e.Name())
 		}
-		if name != e.Name() {
-			if err := atomicfile.RecoverDir(filepath.Join(root, name)); err != nil {
-				return nil, fmt.Errorf("checkpoints: %w", err)
-			}
-		}
-		steps = append(steps, name)
 	}
 	slices.Sort(steps)
-	return slices.Compact(steps), nil
+	return steps, nil
 }

@@ -190,6 +190,11 @@ func (c *Config) given() int {
 // Fresh is the number of prompts that a step spends.
 func (c *Config) Fresh() int { return c.BatchSize - c.given() }
 
+// becomesBehavior says whether the only learner is, at the first step of a phase, the behavior of all of the step's pairs.
+func (c *Config) becomesBehavior() bool {
+	return c.Behavior == "learner" && c.Learners == 1 && c.Replay <= 1
+}
+
 // StartPath is the checkpoint that learners start from, else "".
 func (c *Config) StartPath() string {
 	path, _ := strings.CutPrefix(c.Start, "checkpoint:")
@@ -271,7 +276,7 @@ func (c *Config) Validate() error {
 		if err == nil && c.Loss.Schedule.Name == "adaptive" && (c.OfflinePath() != "" || c.Mix.Pairs != "" || c.selfPlay()) {
 			err = fmt.Errorf("loss.schedule.name: adaptive follows the KL to the behavior, which pairs that are given, or made by self-play, do not tell")
 		}
-		if err == nil && c.Loss.Schedule.Name == "adaptive" && c.K() == 1 && c.Behavior == "learner" && c.Learners == 1 && c.Replay <= 1 {
+		if err == nil && c.Loss.Schedule.Name == "adaptive" && c.K() == 1 && c.becomesBehavior() {
 			err = fmt.Errorf("loss.schedule.name: adaptive follows the KL to the behavior, which is 0 where it is the learner of every step (F = T)")
 		}
 		if err == nil && c.Loss.SoftLabels > 0 && c.selfPlay() {

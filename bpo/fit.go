@@ -194,16 +194,12 @@ func (f *Fit) load(l *learner) (step int, err error) {
 	if err := atomicfile.RecoverDir(dir); err != nil {
 		return 0, err
 	}
-	text, err := os.ReadFile(filepath.Join(dir, stateFile))
+	st, err := readState(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil
 	}
 	if err != nil {
 		return 0, err
-	}
-	var st state
-	if err := json.Unmarshal(text, &st); err != nil {
-		return 0, fmt.Errorf("%s: %w", filepath.Join(dir, stateFile), err)
 	}
 	p, err := LoadPolicy(filepath.Join(dir, "learner.safetensors"), f.Model)
 	if err != nil {

@@ -57,6 +57,15 @@ func (t *tally) add(o tally) {
 	t.Usage = plus(t.Usage, o.Usage)
 }
 
+// sampled counts a completion.
+func (t *tally) sampled(y sample.Completion) {
+	t.Completions++
+	t.Tokens += len(y.Tokens)
+	if y.Stopped {
+		t.SampledStops++
+	}
+}
+
 // plus adds b to a, which it changes and makes if need be.
 func plus(a, b map[string]float64) map[string]float64 {
 	if a == nil {
@@ -232,11 +241,7 @@ func (c *collector) collect(ctx context.Context, phase, from, to int, behavior v
 	}
 	count.SampleSeconds = time.Since(start).Seconds()
 	for _, y := range slices.Concat(completions...) {
-		count.Completions++
-		count.Tokens += len(y.Tokens)
-		if y.Stopped {
-			count.SampledStops++
-		}
+		count.sampled(y)
 	}
 	if completions, err = c.pick(ctx, queries, completions); err != nil {
 		return nil, count, err

@@ -372,14 +372,13 @@ func (r *run) loop(ctx context.Context, learners []*learner, behavior versioned,
 
 // isReference says whether the only learner is, at the start of a step, the reference of the step's pairs.
 func (r *run) isReference(step int, ref *reference) bool {
-	c := r.cfg
-	if c.Learners > 1 || r.loss.ReferenceFree {
+	switch {
+	case r.loss.ReferenceFree:
 		return false
+	case step == 0: // both are the start policy
+		return r.cfg.Learners == 1 && ref.kind != "checkpoint"
 	}
-	if step == 0 {
-		return ref.kind != "checkpoint"
-	}
-	return ref.kind == "behavior" && c.Behavior == "learner" && step%c.K() == 0 && c.Replay <= 1
+	return ref.kind == "behavior" && r.cfg.becomesBehavior() && step%r.cfg.K() == 0
 }
 
 // reference makes sure that the batch carries log-probs of the current reference.

@@ -55,12 +55,9 @@ func (c *collector) selfPlay(ctx context.Context, phase, from, to int, behavior 
 	for i, p := range prompts {
 		y, at, ids := drawn[i][0], starts[i], texts[i]
 		count.Prompts++
-		count.Completions++
-		count.Tokens += len(y.Tokens)
+		count.sampled(y)
 		varied := slices.Concat(ids[:at], y.Tokens)
-		if y.Stopped {
-			count.SampledStops++
-		} else {
+		if !y.Stopped {
 			varied = append(varied, ids[min(at+segment, len(ids)):]...)
 		}
 		if slices.Equal(varied, ids) {

@@ -79,11 +79,11 @@ func oneRun(path string) (Config, error) {
 
 // aStudy is the error of a study's directory where one run is wanted; nil for anything else.
 func aStudy(path string) error {
-	runs, _ := filepath.Glob(filepath.Join(path, "*", "manifest.json"))
+	runs, _ := runsOf(path)
 	if len(runs) == 0 || IsRun(path) {
 		return nil
 	}
-	return fmt.Errorf("%s is a study: name one of its runs, such as %s (bpo compare sets its arms against each other)", path, filepath.Dir(runs[0]))
+	return fmt.Errorf("%s is a study: name one of its runs, such as %s (bpo compare sets its arms against each other)", path, runs[0])
 }
 
 // unfinished says what is not there yet where a run has not come to it.

@@ -80,8 +80,11 @@ func (p panel) size() (w, h vg.Length) {
 	for _, s := range p.series {
 		longest = max(longest, utf8.RuneCountInString(s.name))
 	}
-	return panelWidth + 4.2*vg.Length(min(longest, mostNameRunes)), around + entryHeight*vg.Length(len(p.lines)) + 15*vg.Length(max(3, len(p.series)))
+	return panelWidth + 4.2*vg.Length(min(longest, mostNameRunes)), around + entryHeight*vg.Length(len(p.lines)) + p.rowsHeight()
 }
+
+// rowsHeight is that of a forest plot's marks.
+func (p panel) rowsHeight() vg.Length { return 15 * vg.Length(max(3, len(p.series))) }
 
 // mostNameRunes of a name stand beside its mark.
 const mostNameRunes = 64
@@ -163,7 +166,7 @@ func (p panel) forest() (*plot.Plot, error) {
 	grid.Vertical.Color = gridColor
 	out.Add(grid)
 	var names []string
-	for i, s := range slices.Backward(p.series) { // the first on top
+	for _, s := range slices.Backward(p.series) { // the first on top
 		y := float64(len(names))
 		names = append(names, shorten(s.name))
 		if len(s.points) == 0 {
@@ -176,11 +179,11 @@ func (p panel) forest() (*plot.Plot, error) {
 			plotter.XErrors
 		}{at, plotter.XErrors{{Low: q.half, High: q.half}}})
 		if err != nil {
-			return nil, fmt.Errorf("plot %q: %w", p.series[i].name, err)
+			return nil, fmt.Errorf("plot %q: %w", s.name, err)
 		}
 		mark, err := plotter.NewScatter(at)
 		if err != nil {
-			return nil, fmt.Errorf("plot %q: %w", p.series[i].name, err)
+			return nil, fmt.Errorf("plot %q: %w", s.name, err)
 		}
 		bar.Color, bar.Width, bar.CapWidth = palette[0], vg.Points(1.2), vg.Points(4)
 		mark.Color, mark.Radius, mark.Shape = palette[0], vg.Points(3), draw.CircleGlyph{}
@@ -201,7 +204,7 @@ func (p panel) forest() (*plot.Plot, error) {
 	pad := max(0.04*(out.X.Max-out.X.Min), 0.005)
 	out.X.Min, out.X.Max = out.X.Min-pad, out.X.Max+pad
 	out.Y.Min = lo
-	out.Y.Max = hi + (hi-lo)*float64((entryHeight*vg.Length(len(p.lines))+2)/(15*vg.Length(max(3, len(p.series)))))
+	out.Y.Max = hi + (hi-lo)*float64((entryHeight*vg.Length(len(p.lines))+2)/p.rowsHeight())
 	return out, nil
 }
 

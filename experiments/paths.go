@@ -50,9 +50,9 @@ func CheckPaths(file string, trials []Trial, made string) error {
 func Ready(files []string, sweeps [][]Trial, o SweepOptions) error {
 	made := ""
 	for i, trials := range sweeps {
-		todo, _, _, err := pendingRuns(trials, o)
+		found, err := pendingRuns(trials, o)
 		if err == nil {
-			err = CheckPaths(files[i], todo, made)
+			err = CheckPaths(files[i], found.todo, made)
 		}
 		if err != nil {
 			return err

@@ -114,6 +114,15 @@ func ReadManifest(path string) (Manifest, error) {
 	return m, err
 }
 
+// runsOf lists the run directories of a study, in the order of their names.
+func runsOf(study string) ([]string, error) {
+	runs, err := filepath.Glob(filepath.Join(study, "*", "manifest.json"))
+	for i := range runs {
+		runs[i] = filepath.Dir(runs[i])
+	}
+	return runs, err
+}
+
 // versions names what computed a result: this module, Go, and the modules whose numerics matter.
 func versions() map[string]string {
 	v := map[string]string{}

@@ -48,19 +48,13 @@ func StudyDir(out string, c Config) string { return filepath.Join(out, c.Study) 
 // does not stop the others; a cancelled context does. A trial that another process is at comes last: it is waited for, and
 // taken over if that process dies, so that sweeps started side by side share the work and all end with the whole of it.
 func Sweep(ctx context.Context, trials []Trial, o SweepOptions) (failed int, err error) {
-	todo, done, failed, err := pendingRuns(trials, o)
+	found, err := pendingRuns(trials, o)
 	if err != nil {
 		return 0, err
 	}
-	attempts := map[string]int{}
-	for _, t := range todo {
-		m, err := ReadManifest(filepath.Join(StudyDir(o.Out, t.Config), t.Hash))
-		if err != nil {
-			return 0, err
-		}
-		attempts[t.Hash] = m.Attempts
-	}
-	o.UI.Start(len(todo)+done+failed, done, failed)
+	todo := found.todo
+	failed = found.failed
+	o.UI.Start(len(todo)+found.done+failed, found.done, failed)
 	defer o.UI.Close()
 	tracking := newTracking()
 	defer tracking.wait()
@@ -73,7 +67,7 @@ func Sweep(ctx context.Context, trials []Trial, o SweepOptions) (failed int, err
 			wg.Go(func() {
 				for t := range queue {
 					ui := o.UI.Trial(t.String())
-					err := runTrial(ctx, t, filepath.Join(StudyDir(o.Out, t.Config), t.Hash), o.Run, ui, tracking, attempts[t.Hash])
+					err := runTrial(ctx, t, filepath.Join(StudyDir(o.Out, t.Config), t.Hash), o.Run, ui, tracking, found.attempts[t.Hash])
 					if ctx.Err() != nil && err != nil {
 						continue
 					}
@@ -106,28 +100,34 @@ func Sweep(ctx context.Context, trials []Trial, o SweepOptions) (failed int, err
 	return failed, ctx.Err()
 }
 
-// pendingRuns picks the trials to run, one for each hash, and counts the runs that are done, or stay failed.
-func pendingRuns(trials []Trial, o SweepOptions) (todo []Trial, done, failed int, err error) {
-	seen := map[string]bool{}
+// pending is what a sweep finds.
+type pending struct {
+	todo         []Trial        // to run, one for each hash
+	attempts     map[string]int // of each hash, until now
+	done, failed int            // runs that are done, or stay failed
+}
+
+func pendingRuns(trials []Trial, o SweepOptions) (pending, error) {
+	p := pending{attempts: map[string]int{}}
 	for _, t := range trials {
-		if seen[t.Hash] {
+		if _, seen := p.attempts[t.Hash]; seen {
 			continue
 		}
-		seen[t.Hash] = true
 		m, err := ReadManifest(filepath.Join(StudyDir(o.Out, t.Config), t.Hash))
 		if err != nil {
-			return nil, 0, 0, err
+			return p, err
 		}
+		p.attempts[t.Hash] = m.Attempts
 		switch {
 		case m.State == Done:
-			done++
+			p.done++
 		case m.State == Failed && !o.Retry:
-			failed++
+			p.failed++
 		default:
-			todo = append(todo, t)
+			p.todo = append(p.todo, t)
 		}
 	}
-	return todo, done, failed, nil
+	return p, nil
 }
 
 // runTrial does a trial with its lock held, its manifest kept and its trackers told. A panic is the trial's failure. One that

@@ -61,21 +61,21 @@ func (s source) locate(out string, seed uint64) error {
 	if named {
 		path = filepath.Join(out, name)
 	}
-	runs, err := filepath.Glob(filepath.Join(path, "*", "manifest.json"))
+	runs, err := runsOf(path)
 	if err != nil {
 		return fmt.Errorf("%s: %s: %w", s.key, *s.value, err)
 	}
 	if len(runs) == 1 {
-		path = filepath.Dir(runs[0])
+		path = runs[0]
 	} else if len(runs) > 1 {
 		var same []string
-		for _, m := range runs {
-			c, err := runConfig(filepath.Dir(m))
+		for _, run := range runs {
+			c, err := runConfig(run)
 			if err != nil {
 				return err
 			}
 			if c.Seed == seed {
-				same = append(same, filepath.Dir(m))
+				same = append(same, run)
 			}
 		}
 		if len(same) != 1 {

@@ -140,11 +140,8 @@ func Track(ctx context.Context, path string, o TrackConfig, say func(format stri
 	}
 	runs := []string{path}
 	if _, err := runConfig(path); errors.Is(err, os.ErrNotExist) {
-		if runs, err = filepath.Glob(filepath.Join(path, "*", "manifest.json")); err != nil {
+		if runs, err = runsOf(path); err != nil {
 			return err
-		}
-		for i := range runs {
-			runs[i] = filepath.Dir(runs[i])
 		}
 	}
 	tracked := 0

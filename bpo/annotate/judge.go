@@ -155,8 +155,7 @@ func (j *judge) Annotate(ctx context.Context, reqs []Request, seed uint64) ([]Ju
 		seed = 0 // the same question has one answer
 	}
 	wins := make([][]float64, len(reqs)) // of each completion
-	var mu sync.Mutex                    // of wins, asked and unparsed
-	asked, unparsed := 0, 0
+	var mu sync.Mutex                    // of wins
 	group, inner := errgroup.WithContext(ctx)
 	group.SetLimit(j.concurrency)
 	for i, req := range reqs {
@@ -165,7 +164,7 @@ func (j *judge) Annotate(ctx context.Context, reqs []Request, seed uint64) ([]Ju
 		for a := range k {
 			for b := a + 1; b < k; b++ {
 				group.Go(func() error {
-					first, without, err := j.compare(inner, req, a, b, seed)
+					first, err := j.compare(inner, req, a, b, seed)
 					if err != nil {
 						return fmt.Errorf("annotate with %s: request %d, completions %d and %d: %w", j.name, i, a, b, err)
 					}
@@ -173,9 +172,6 @@ func (j *judge) Annotate(ctx context.Context, reqs []Request, seed uint64) ([]Ju
 					defer mu.Unlock()
 					wins[i][a] += first
 					wins[i][b] += 1 - first
-					if req.Completions[a] != req.Completions[b] {
-						asked, unparsed = asked+2, unparsed+without
-					}
 					return nil
 				})
 			}
@@ -187,7 +183,7 @@ func (j *judge) Annotate(ctx context.Context, reqs []Request, seed uint64) ([]Ju
 	if err := ctx.Err(); err != nil { // also with nothing to ask
 		return nil, fmt.Errorf("annotate with %s: %w", j.name, err)
 	}
-	if err := j.count(asked, unparsed); err != nil {
+	if err := j.checkUnparsed(); err != nil {
 		return nil, fmt.Errorf("annotate with %s: %w", j.name, err)
 	}
 	out := make([]Judgment, len(reqs))
@@ -197,12 +193,24 @@ func (j *judge) Annotate(ctx context.Context, reqs []Request, seed uint64) ([]Ju
 	return out, nil
 }
 
-// count adds a call's answers to those before, and fails where a share of max_unparsed would leave as many without a verdict
-// less than once in a thousand times. One call alone, perhaps of a step's few prompts, tells nothing of the share.
-func (j *judge) count(asked, unparsed int) error {
+// read is the verdict of an answer, counted.
+func (j *judge) read(answer string) float64 {
+	v, ok := verdict(answer)
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.asked, j.unparsed = j.asked+asked, j.unparsed+unparsed
+	if j.asked++; !ok {
+		j.unparsed++
+		j.unread = j.client.ending(answer)
+		j.client.countUnparsed()
+	}
+	return v
+}
+
+// checkUnparsed fails where a share of max_unparsed would leave as many answers without a verdict less than once in a thousand
+// times. All of them count: one call alone, perhaps of a step's few prompts, tells nothing of the share.
+func (j *judge) checkUnparsed() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
 	n, k := float64(j.asked), float64(j.unparsed)
 	if k > j.maxUnparsed*n && (distuv.Binomial{N: n, P: j.maxUnparsed}).Survival(k-1) < 0.001 {
 		return fmt.Errorf("%d of %d answers so far have no line \"Preferred: A\", \"B\" or \"tie\", more than max_unparsed = %g explains; one ends %q", j.unparsed, j.asked, j.maxUnparsed, j.unread)
@@ -212,10 +220,10 @@ func (j *judge) count(asked, unparsed int) error {
 
 // compare asks in both orders. The verdict for a is 1, 0, or ½ where the orders disagree, a tie was called, or an answer
 // had no verdict.
-func (j *judge) compare(ctx context.Context, req Request, a, b int, seed uint64) (first float64, unparsed int, err error) {
+func (j *judge) compare(ctx context.Context, req Request, a, b int, seed uint64) (first float64, err error) {
 	x, y := req.Completions[a], req.Completions[b]
 	if x == y {
-		return 0.5, 0, nil
+		return 0.5, nil
 	}
 	sum := 0.0
 	for _, swapped := range []bool{false, true} {
@@ -225,20 +233,13 @@ func (j *judge) compare(ctx context.Context, req Request, a, b int, seed uint64)
 		}
 		question, err := j.question(req.Prompt, one, other)
 		if err != nil {
-			return 0, 0, err
+			return 0, err
 		}
 		answer, err := j.client.complete(ctx, question, seed)
 		if err != nil {
-			return 0, 0, err
+			return 0, err
 		}
-		v, ok := verdict(answer)
-		if !ok {
-			unparsed++
-			j.client.countUnparsed()
-			j.mu.Lock()
-			j.unread = j.client.ending(answer)
-			j.mu.Unlock()
-		}
+		v := j.read(answer)
 		if swapped {
 			v = 1 - v
 		}
@@ -246,11 +247,11 @@ func (j *judge) compare(ctx context.Context, req Request, a, b int, seed uint64)
 	}
 	switch {
 	case sum > 1: // won both, or won one and tied the other
-		return 1, unparsed, nil
+		return 1, nil
 	case sum < 1:
-		return 0, unparsed, nil
+		return 0, nil
 	}
-	return 0.5, unparsed, nil
+	return 0.5, nil
 }
 
 var (

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"encoding/json"
 	"fmt"
+	"iter"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -233,24 +234,36 @@ func TestListOfPrompts(t *testing.T) {
 	}
 }
 
+// chunks are what a stream sends.
+func chunks(t *testing.T, s *httptest.Server, path, body string) iter.Seq[map[string]any] {
+	return func(yield func(map[string]any) bool) {
+		t.Helper()
+		res, err := http.Post(s.URL+path, "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		for lines := bufio.NewScanner(res.Body); lines.Scan(); {
+			raw, ok := strings.CutPrefix(lines.Text(), "data: ")
+			if !ok || raw == "[DONE]" {
+				continue
+			}
+			var chunk map[string]any
+			if err := json.Unmarshal([]byte(raw), &chunk); err != nil {
+				t.Fatal(err)
+			}
+			if !yield(chunk) {
+				return
+			}
+		}
+	}
+}
+
 // streamedTexts puts the stream of /v1/completions together, by choice.
 func streamedTexts(t *testing.T, s *httptest.Server, body string) (texts map[int]string, reasons map[int]any, usage any) {
 	t.Helper()
-	res, err := http.Post(s.URL+"/v1/completions", "application/json", strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
 	texts, reasons = map[int]string{}, map[int]any{}
-	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
-		raw, ok := strings.CutPrefix(lines.Text(), "data: ")
-		if !ok || raw == "[DONE]" {
-			continue
-		}
-		var chunk map[string]any
-		if err := json.Unmarshal([]byte(raw), &chunk); err != nil {
-			t.Fatal(err)
-		}
+	for chunk := range chunks(t, s, "/v1/completions", body) {
 		for _, c := range at(chunk, "choices").([]any) {
 			i := int(at(c, "index").(float64))
 			texts[i] += at(c, "text").(string)
@@ -395,20 +408,7 @@ func TestJudgeOverServer(t *testing.T) {
 // streamed puts a stream together: the text of choice 0, and in how many pieces it came.
 func streamed(t *testing.T, s *httptest.Server, body string) (text string, pieces int) {
 	t.Helper()
-	res, err := http.Post(s.URL+"/v1/chat/completions", "application/json", strings.NewReader(body))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer res.Body.Close()
-	for lines := bufio.NewScanner(res.Body); lines.Scan(); {
-		raw, ok := strings.CutPrefix(lines.Text(), "data: ")
-		if !ok || raw == "[DONE]" {
-			continue
-		}
-		var chunk map[string]any
-		if err := json.Unmarshal([]byte(raw), &chunk); err != nil {
-			t.Fatal(err)
-		}
+	for chunk := range chunks(t, s, "/v1/chat/completions", body) {
 		if piece := at(chunk, "choices", 0, "delta", "content").(string); piece != "" {
 			text, pieces = text+piece, pieces+1
 		}

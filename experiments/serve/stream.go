@@ -43,8 +43,8 @@ func (s *stream) event(body any) {
 	}
 }
 
-// more sends what completions, the first of which is choice first, have beyond what was sent. Until they end, text is held back that could turn out to be part
-// of a stop text.
+// more sends what completions, the first of which is choice first, have beyond what was sent. Until they end, text is held back
+// that could turn out to be part of a stop text.
 func (s *stream) more(first int, out []ending) {
 	for i, c := range out {
 		i += first

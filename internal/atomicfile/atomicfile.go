@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 )
 
 // File is a file in the making, in the directory of the path it will have.
@@ -121,6 +122,22 @@ func RecoverDir(dir string) error {
 	}
 	if err := os.Rename(dir+old, dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	return nil
+}
+
+// RecoverDirs does so for every directory in parent that was being replaced.
+func RecoverDirs(parent string) error {
+	entries, err := os.ReadDir(parent)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if name, replaced := strings.CutSuffix(e.Name(), old); replaced {
+			if err := RecoverDir(filepath.Join(parent, name)); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
